@@ -1,0 +1,49 @@
+# make demo   from nothing to a trained segmenter and a report, on the CPU
+# make test   what a change must pass (also in .ci/run)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check test test-slow wheel clean
+
+help:
+	@echo "make install    virtual environment in $(VENV) with everything in it"
+	@echo "make demo       install, then the whole way through on generated data"
+	@echo "make check      ruff, mypy, import rules"
+	@echo "make test       make check, then the tests (6 minutes on 2 cores)"
+	@echo "make test-slow  the tests that take minutes each"
+	@echo "make wheel      dist/*.whl"
+	@echo "make clean      remove $(VENV), dist and caches"
+
+install: $(STAMP)
+
+# Runs once, and again when the requirements change. The tested versions keep pip from searching.
+$(STAMP): pyproject.toml requirements/tested.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/tested.txt -e '.[offline,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/fastsynth demo
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One thread in each of the two workers: more threads than cores make every test slower.
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow --timeout 3600
+
+wheel: $(STAMP)
+	$(BIN)/python -m hatchling build -t wheel
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,383 @@
+"""The command line: one verb per stage. Verbs only read arguments, call a recipe, and print what it returns.
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 ran but a check failed.
+Nothing heavy is imported before a verb runs, so that --help answers at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastsynth import __version__
+
+if TYPE_CHECKING:
+    from fastsynth.run import Run
+    from fastsynth.run_config import RunConfig
+
+FAILED, WRONG_USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="New defect images with pixel-exact masks from normal images and a few annotated defects.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours are spent on them.")
+segment_app = typer.Typer(no_args_is_help=True, help="Train segmenters and use them.")
+config_app = typer.Typer(no_args_is_help=True, help="Show and check configurations.")
+for name, sub in (("data", data_app), ("segment", segment_app), ("config", config_app)):
+    app.add_typer(sub, name=name)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML file; see configs/ for examples.", show_default=False)]
+Overrides = Annotated[list[str], typer.Option("-s", "--set", help="key.sub=value, over the file; repeatable.")]
+Seed = Annotated[int | None, typer.Option(help="Shorthand for -s seed=N.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps: shorthand for -s device=…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check configuration and data, say what would be done.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        typer.echo(f"fastsynth {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def doctor(
+    data: Annotated[Path | None, typer.Option(help="Data set to look through as well.")] = None,
+    output: Annotated[Path, typer.Option(help="Where runs will be written.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Check the machine, the installation and the data before hours are spent."""
+    from fastsynth.doctor import diagnose
+
+    findings = diagnose(data, output)
+    lines = [f"{finding.level:5} {finding.topic}: {finding.message}" for finding in findings]
+    _print([vars(finding) for finding in findings], "\n".join(lines), as_json)
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where the demo's data and run are written.")] = Path("runs/demo"),
+    overrides: Overrides = [],  # noqa: B006 (typer copies it)
+) -> None:
+    """The main job on an embedded data set: data, training, samples, segmenters, verdict, report."""
+    from fastsynth.recipes.whole import make_demo_data, run_all
+    from fastsynth.run import Run
+
+    config = _load(
+        preset("demo"), [f"output={output}", f"data.root={output.parent / (output.name + '_data')}", *overrides]
+    )
+    make_demo_data(config)
+    _finish(run_all(Run(config)))
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Everything, from data to report; finished stages are skipped, interrupted ones resumed."""
+    opened = _open(config, overrides, seed, device)
+    if dry_run:
+        _describe(opened)
+        return
+    from fastsynth.recipes.whole import run_all
+
+    _finish(run_all(opened))
+
+
+@data_app.command("check")
+def data_check(root: Annotated[Path, typer.Argument(help="Folder of the data set.")], as_json: AsJson = False) -> None:
+    """Name every problem of a data set by its path; exits with 3 if there is any."""
+    from fastsynth.data.check import check_dataset
+    from fastsynth.data.datasets import open_dataset
+
+    dataset = open_dataset(root)
+    problems = check_dataset(dataset)
+    summary = f"{len(dataset.normals)} normal and {len(dataset.defects)} defect images, {len(problems)} problems"
+    lines = [f"{problem.path}: {problem.message}" for problem in problems]
+    _print([vars(problem) for problem in problems], "\n".join([*lines, summary]), as_json)
+    if problems:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@data_app.command("split")
+def data_split(config: ConfigPath, overrides: Overrides = [], seed: Seed = None) -> None:  # noqa: B006
+    """Make split.json in the run folder, once: a third of every defect type to learn from, the rest to judge on."""
+    opened = _open(config, overrides, seed, None)
+    counts = ", ".join(f"{part} {len(getattr(opened.split, part))}" for part in ("train", "val", "test"))
+    typer.echo(f"{opened.folder / 'split.json'}: {counts} images")
+
+
+@app.command()
+def masks(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    seed: Seed = None,
+    count: Annotated[int, typer.Option(min=1, help="Layouts to draw.")] = 40,
+    output: Annotated[
+        Path | None, typer.Option(help="Picture to write; default: sheets/layouts.png of the run.")
+    ] = None,
+) -> None:
+    """Draw layouts as a contact sheet: a dry run in seconds, before any training."""
+    opened = _open(config, overrides, seed, None)
+    from fastsynth.recipes.rendering import draw_masks
+
+    typer.echo(draw_masks(opened, count=count, path=output or opened.folder / "sheets" / "layouts.png"))
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the renderer; continues from the last checkpoint."""
+    opened = _open(config, overrides, seed, device)
+    if dry_run:
+        _describe(opened)
+        return
+    from fastsynth.recipes.rendering import train_renderer
+
+    typer.echo(train_renderer(opened))
+
+
+@app.command()
+def generate(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    seed: Seed = None,
+    device: Device = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Fill the store of synthetic samples; fills the gaps of an interrupted one."""
+    opened = _open(config, overrides, seed, device)
+    if dry_run:
+        _describe(opened)
+        return
+    from fastsynth.recipes.rendering import draw_sheet, generate
+
+    typer.echo(generate(opened))
+    typer.echo(draw_sheet(opened))
+
+
+@app.command()
+def audit(
+    store: Annotated[Path, typer.Argument(help="Folder of the store, e.g. runs/x/synthetic.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set it was made from.")],
+    split: Annotated[Path | None, typer.Option(help="split.json, to look for test images too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Re-check every promise of a store from its files alone; exits with 3 if one is broken."""
+    from fastsynth.data.split import Split
+    from fastsynth.quality.audit import audit as audit_store
+
+    report = audit_store(store, data_root=data, split=None if split is None else Split.read(split))
+    share = "" if report.median_changed_share is None else f", median changed share {report.median_changed_share:.0%}"
+    summary = f"{report.samples} samples, {len(report.problems)} problems{share}"
+    _print(vars(report), "\n".join([*report.problems, summary]), as_json)
+    if report.problems:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def replay(
+    config: ConfigPath,
+    sample_id: Annotated[int, typer.Option("--id", min=0, help="Number of the sample.")],
+    output: Annotated[Path, typer.Option(help="Picture to write.")] = Path("replay.png"),
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Make one stored sample again, from its seed; exits with 3 if its bytes differ from the stored ones."""
+    opened = _open(config, overrides, None, None)
+    from fastsynth.recipes.rendering import replay_to
+
+    same = replay_to(opened, sample_id, output)
+    typer.echo(f"{output}: {'the stored bytes' if same else 'differs from the stored image'}")
+    if not same:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def augment(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    seed: Seed = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Only write a sheet of what augmentation does.")] = False,
+    copies: Annotated[int, typer.Option(min=1, help="Augmented copies of every sample.")] = 1,
+    output: Annotated[Path | None, typer.Option(help="Sheet or folder to write.")] = None,
+) -> None:
+    """Show the augmentation as a sheet, or write the whole store augmented (training augments on the fly)."""
+    opened = _open(config, overrides, seed, None)
+    from fastsynth.recipes.augmenting import augment_store, preview_augmentation
+
+    if preview:
+        typer.echo(preview_augmentation(opened, output or opened.folder / "sheets" / "augmentation.png"))
+    else:
+        typer.echo(augment_store(opened, output or opened.folder / "augmented", copies=copies))
+
+
+@segment_app.command("train")
+def segment_train(
+    config: ConfigPath,
+    arm: Annotated[str, typer.Option(help="real, real+synthetic-<ratio> or synthetic.")] = "real",
+    overrides: Overrides = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(help="Seed of the segmenter.")] = 0,
+    device: Device = None,
+) -> None:
+    """Train and score one segmenter of one arm; `compare` trains whatever is missing."""
+    opened = _open(config, overrides, None, device)
+    from fastsynth.recipes.judging import planned_arms, train_arm
+
+    plans = {plan.folder: plan for plan in planned_arms(opened)}
+    if arm not in plans:
+        raise ValueError(f"no arm {arm!r} in this configuration; there are: {', '.join(plans)}")
+    trained = train_arm(opened, plans[arm], seed=seed)
+    typer.echo(f"{arm}, seed {seed}: mIoU {trained.scores.miou(trained.threshold):.3f} on the test part")
+
+
+@segment_app.command("eval")
+def segment_eval(
+    config: ConfigPath,
+    model: Annotated[Path, typer.Option(help="Folder of a trained segmenter.")],
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Score a segmenter on the test part of a run, per defect type."""
+    opened = _open(config, overrides, None, None)
+    from fastsynth.recipes.judging import evaluate_segmenter
+
+    found = evaluate_segmenter(opened, model)
+    lines = [f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()) for name, row in found.items()]
+    _print(found, "\n".join(lines), as_json)
+
+
+@segment_app.command("predict")
+def segment_predict(
+    model: Annotated[Path, typer.Option(help="Folder of a trained segmenter.")],
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    output: Annotated[Path, typer.Option(help="Folder for the masks.")] = Path("predictions"),
+) -> None:
+    """Write a mask of 0 and 255 for every image, at its own size."""
+    from fastsynth.recipes.judging import predict_masks
+
+    count = predict_masks(model, images, output)
+    typer.echo(f"{output}: {count} masks")
+
+
+@app.command()
+def compare(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """The verdict: does the synthetic data help the segmenter? Trains whatever arm is missing."""
+    opened = _open(config, overrides, None, device)
+    from fastsynth.recipes.judging import compare
+
+    found = compare(opened)
+    _print(found, str(found["verdict"]), as_json)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write report.html from what a run folder holds so far."""
+    from fastsynth.report.html import write_report
+
+    typer.echo(write_report(folder))
+
+
+@config_app.command("show")
+def config_show(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+    """Print the complete configuration, defaults included."""
+    from fastsynth.config import dump_config
+
+    typer.echo(dump_config(_load(config, overrides)), nl=False)
+
+
+@config_app.command("check")
+def config_check(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
+    """Say whether a configuration is valid."""
+    _load(config, overrides)
+    typer.echo(f"{config}: fine")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of a configuration, with a sentence on every key."""
+    from fastsynth.run_config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+def preset(name: str) -> Path:
+    """A configuration that ships with the package, by name."""
+    inside = Path(__file__).parent / "configs"
+    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "configs"  # an editable install
+    return folder / f"{name}.yaml"
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to continue", INTERRUPTED)
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        _fail(str(error), WRONG_USAGE)
+    except (OSError, ImportError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__, FAILED)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"fastsynth: {message}", err=True)
+    sys.exit(code)
+
+
+def _load(path: Path, overrides: list[str]) -> "RunConfig":
+    from fastsynth.config import load_config
+    from fastsynth.run_config import RunConfig
+
+    return load_config(RunConfig, path, overrides)
+
+
+def _open(path: Path, overrides: list[str], seed: int | None, device: str | None) -> "Run":
+    from fastsynth.run import Run
+
+    shorthands = {"seed": seed, "device": device}
+    given = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    return Run(_load(path, [*overrides, *given]))
+
+
+def _describe(opened: "Run") -> None:
+    """What --dry-run prints."""
+    config, split = opened.config, opened.split
+    typer.echo(f"data: {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test images")
+    typer.echo(f"train: {config.renderer.kind}, {config.renderer.training.max_train_steps} steps")
+    typer.echo(f"generate: {config.generate.count} samples in {opened.store_folder}")
+    arms = 1 + len(config.compare.ratios) + config.compare.synthetic_only
+    typer.echo(
+        f"compare: {arms} arms of {len(config.compare.seeds)} seeds, {config.segment.iterations} iterations each"
+    )
+
+
+def _finish(report_path: Path) -> None:
+    metrics = json.loads((report_path.parent / "metrics.json").read_text())
+    typer.echo(report_path)
+    typer.echo(metrics["verdict"])
+
+
+def _print(value: Any, text: str, as_json: bool) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)

@@ -1,0 +1,144 @@
+"""What is wrong with the user's images, found before hours are spent: every file is decoded, every problem named."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from fastsynth.data.datasets import GROUPS_FILE, DataSet, Record, stem
+from fastsynth.data.split import Split
+from fastsynth.files import sha256_file
+from fastsynth.images import read_image, read_mask
+
+MIN_SIDE = 16
+"""Smaller pictures hold nothing to learn from, in pixels."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to repair.
+
+    path: relative to the data root, forward slashes.
+    message: one line: what is wrong and what to do.
+    """
+
+    path: str
+    kind: Literal[
+        "unreadable",
+        "too_small",
+        "image_without_mask",
+        "mask_without_image",
+        "wrong_size",
+        "not_binary",
+        "empty_mask",
+        "unused_groups",
+        "stale_split",
+        "duplicate_across_parts",
+    ]
+    message: str
+
+
+def check_dataset(dataset: DataSet, split: Split | None = None) -> list[Problem]:
+    """Decode every image and mask and list what is wrong, sorted by path; empty when all is well.
+
+    With a split also: images it does not know, images that changed since, same bytes in different parts.
+    """
+    problems = [
+        Problem(mask, "mask_without_image", "no image has this name; rename it to <image name>_mask, or delete it")
+        for mask in dataset.orphan_masks
+    ]
+    with ThreadPoolExecutor() as threads:
+        for found in threads.map(lambda record: list(_check_record(dataset.root, record)), dataset.records):
+            problems += found
+    problems += _check_groups(dataset)
+    if split is not None:
+        problems += _check_split(dataset, split)
+    return sorted(problems, key=lambda problem: (problem.path, problem.kind))
+
+
+def _check_record(root: Path, record: Record) -> Iterator[Problem]:
+    image = _decoded(root, record.image)
+    if isinstance(image, Problem):
+        yield image
+    elif min(image.shape[:2]) < MIN_SIDE:
+        yield Problem(
+            record.image, "too_small", f"{_size(image)} pixels, at least {MIN_SIDE}×{MIN_SIDE} are needed; remove it"
+        )
+    if record.mask is not None:
+        yield from _check_mask(root, record.mask, None if isinstance(image, Problem) else image)
+    elif record.defect is not None:
+        yield Problem(
+            record.image, "image_without_mask", f"no mask; add {stem(Path(record.image))}_mask.png, or remove the image"
+        )
+
+
+def _check_mask(root: Path, path: str, image: np.ndarray | None) -> Iterator[Problem]:
+    pixels = _decoded(root, path)
+    if isinstance(pixels, Problem):
+        yield pixels
+        return
+    if image is not None and pixels.shape[:2] != image.shape[:2]:
+        yield Problem(
+            path, "wrong_size", f"mask is {_size(pixels)}, its image {_size(image)} pixels; save it at the image's size"
+        )
+    try:
+        foreground = read_mask(root / path)
+    except ValueError as error:  # it decodes, so its values are what is wrong
+        yield Problem(path, "not_binary", _without_path(error, root / path))
+        return
+    if not foreground.any():
+        yield Problem(path, "empty_mask", "no pixel is marked; draw the defect, or move its image to the normal ones")
+
+
+def _decoded(root: Path, path: str) -> np.ndarray | Problem:
+    """The pixels, (H, W, C)."""
+    try:
+        pixels = read_image(root / path)
+        # OpenCV fills what a damaged file lacks and says nothing; Pillow refuses
+        with Image.open(root / path) as picture:
+            picture.load()
+    except (ValueError, OSError, SyntaxError) as error:
+        message = _without_path(error, root / path)
+        return Problem(path, "unreadable", message if ";" in message else f"{message}; save it again or remove it")
+    return pixels
+
+
+def _check_groups(dataset: DataSet) -> Iterator[Problem]:
+    if dataset.groups and not any(dataset.group_of(record) for record in dataset.records):
+        example = stem(Path(dataset.records[0].image))
+        yield Problem(
+            GROUPS_FILE,
+            "unused_groups",
+            f"no image has one of its names; write names without suffix: {example}",
+        )
+
+
+def _check_split(dataset: DataSet, split: Split) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for record in dataset.records:
+        image = record.image
+        if image not in split.sha256:
+            yield Problem(image, "stale_split", "not in the split; remove it, or make a new split in a new run")
+            continue
+        sha256 = sha256_file(dataset.root / image)
+        if sha256 != split.sha256[image]:
+            yield Problem(image, "stale_split", "changed since the split; restore it, or make a new split in a new run")
+        other = first.setdefault(sha256, image)
+        if split.part_of(other) != split.part_of(image):
+            yield Problem(
+                image,
+                "duplicate_across_parts",
+                f"in {split.part_of(image)}, but the same picture as {other} in {split.part_of(other)}; split again",
+            )
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}×{image.shape[0]}"
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    return " ".join(str(error).split()).removeprefix(f"{path}: ")

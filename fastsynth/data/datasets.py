@@ -1,0 +1,218 @@
+"""Finding the user's images: an MVTec-AD tree, a folder of such trees, or plain folders. Nothing is decoded here.
+
+    train/good  test/good  test/<defect>  ground_truth/<defect>      one category, named after the folder
+    <category>/train/good …                                          a folder of categories
+    normal  defects/<defect>  masks/<defect>                         plain folders
+
+A mask belongs to the image of the same stem: `<stem>_mask.*` or `<stem>.*`. Everything else in the tree is ignored.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fastsynth.config import Config
+from fastsynth.files import read_json
+from fastsynth.images import IMAGE_SUFFIXES
+
+GROUPS_FILE = "groups.json"
+LAYOUTS = (
+    "train/good with test/<defect> and ground_truth/<defect> (one category), a folder of such categories, "
+    "or normal with defects/<defect> and masks/<defect>"
+)
+
+
+class DataConfig(Config):
+    """Where the user's images are. The kind of tree is detected."""
+
+    root: Path
+    """Folder of one MVTec category, of several, or of normal, defects and masks."""
+    categories: list[str] | None = None
+    """Only these categories; all when left out or empty."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of the user's.
+
+    image: path relative to the data root, forward slashes.
+    mask: path of its mask, or None when it is normal or the mask is missing.
+    defect: class name, None for a normal image.
+    part: where the tree puts it. Plain folders: normal images in train, defects in test.
+    """
+
+    image: str
+    mask: str | None
+    category: str
+    defect: str | None
+    part: Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All images below a root, sorted by path.
+
+    groups: stem → group, from groups.json at the root; `<category>/<stem>` → group from one in a category's folder.
+    orphan_masks: paths of masks to which no image belongs.
+    """
+
+    root: Path
+    records: tuple[Record, ...]
+    groups: dict[str, str] = field(default_factory=dict)
+    orphan_masks: tuple[str, ...] = ()
+
+    @property
+    def normals(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.defect is None)
+
+    @property
+    def defects(self) -> tuple[Record, ...]:
+        return tuple(record for record in self.records if record.defect is not None)
+
+    @property
+    def categories(self) -> list[str]:
+        return sorted({record.category for record in self.records})
+
+    def defect_names(self, category: str) -> list[str]:
+        """Sorted class names of one category."""
+        return sorted({record.defect for record in self.records if record.category == category and record.defect})
+
+    def group_of(self, record: Record) -> str | None:
+        """What the user says must stay together with this image, e.g. a patient; None when nothing is said."""
+        name = stem(Path(record.image))
+        return self.groups.get(name, self.groups.get(f"{record.category}/{name}"))
+
+
+def open_dataset(root: Path, *, categories: Sequence[str] | None = None) -> DataSet:
+    """List the images below `root`; the kind of tree is detected.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a file, an unknown tree, an unknown category, a category without normal images, a bad groups.json.
+    """
+    if not root.exists():
+        raise FileNotFoundError(f"{root}: no such folder; give the folder that holds {LAYOUTS}")
+    if not root.is_dir():
+        raise ValueError(f"{root} is a file; give the folder that holds {LAYOUTS}")
+    folders = _category_folders(root)
+    records: list[Record] = []
+    orphans: list[str] = []
+    groups = _read_groups(root / GROUPS_FILE)
+    for name in _chosen(root, folders, categories):
+        folder = folders[name]
+        found, unused = _read_category(root, folder, name)
+        if not any(record.defect is None for record in found):
+            raise ValueError(f"{folder} holds no normal images; put some into {_normal_folder(folder)}")
+        records += found
+        orphans += unused
+        if folder != root:
+            groups |= {f"{name}/{key}": f"{name}/{group}" for key, group in _read_groups(folder / GROUPS_FILE).items()}
+    return DataSet(root, tuple(sorted(records, key=lambda r: r.image)), groups, tuple(sorted(orphans)))
+
+
+def require_defects(dataset: DataSet) -> None:
+    """Raises ValueError when there is no defect image: for verbs that learn from defects."""
+    for category in dataset.categories:
+        if not dataset.defect_names(category):
+            raise ValueError(
+                f"{dataset.root}: category {category} has no defect images; "
+                "put some into test/<defect> or defects/<defect>, with their masks"
+            )
+
+
+def stem(path: Path) -> str:
+    """File name without suffix, composed Unicode: macOS writes é as two characters, others as one."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def _category_folders(root: Path) -> dict[str, Path]:
+    """Category name → folder."""
+    if _is_category(root):
+        return {root.resolve().name: root}
+    folders = {folder.name: folder for folder in _folders(root) if (folder / "train" / "good").is_dir()}
+    if not folders:
+        raise ValueError(f"{root} holds no images that could be found; wanted {LAYOUTS}")
+    return folders
+
+
+def _is_category(folder: Path) -> bool:
+    return (folder / "train" / "good").is_dir() or (folder / "normal").is_dir()
+
+
+def _normal_folder(folder: Path) -> Path:
+    return folder / "normal" if (folder / "normal").is_dir() else folder / "train" / "good"
+
+
+def _chosen(root: Path, folders: dict[str, Path], categories: Sequence[str] | None) -> list[str]:
+    unknown = sorted(set(categories or ()) - set(folders))
+    if unknown:
+        raise ValueError(f"{root} has no category {', '.join(unknown)}; it has {', '.join(sorted(folders))}")
+    return sorted(set(categories or folders))
+
+
+def _read_category(root: Path, folder: Path, category: str) -> tuple[list[Record], list[str]]:
+    """Records of one category, and the masks nobody uses."""
+    if (folder / "train" / "good").is_dir():
+        normals: list[tuple[Path, Literal["train", "test"]]] = [
+            (folder / "train" / "good", "train"),
+            (folder / "test" / "good", "test"),
+        ]
+        defects, masks = folder / "test", folder / "ground_truth"
+    else:
+        normals = [(folder / "normal", "train")]
+        defects, masks = folder / "defects", folder / "masks"
+    records = [
+        Record(_relative(image, root), None, category, None, part)
+        for normal, part in normals
+        for image in _images(normal)
+    ]
+    orphans = []
+    names = {path.name for path in (*_folders(defects), *_folders(masks))} - {"good"}
+    for defect in sorted(names):
+        matches, unused = _match(list(_images(defects / defect)), list(_images(masks / defect)))
+        for image, mask in matches:
+            path = None if mask is None else _relative(mask, root)
+            records.append(Record(_relative(image, root), path, category, defect, "test"))
+        orphans += [_relative(mask, root) for mask in unused]
+    return records, orphans
+
+
+def _match(images: list[Path], masks: list[Path]) -> tuple[list[tuple[Path, Path | None]], list[Path]]:
+    """Each image with its mask or None, and the masks left over."""
+    by_stem = {stem(mask): mask for mask in masks}
+    matches = []
+    for image in images:
+        name = stem(image)
+        matches.append((image, by_stem.get(f"{name}_mask", by_stem.get(name))))
+    used = {mask for _, mask in matches}
+    return matches, [mask for mask in masks if mask not in used]
+
+
+def _read_groups(path: Path) -> dict[str, str]:
+    """Stem → group; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    groups = read_json(path)
+    if not isinstance(groups, dict) or not all(isinstance(group, str | int) for group in groups.values()):
+        raise ValueError(f'{path}: wanted one group name per file stem, like {{"part_017": "patient 4"}}')
+    return {unicodedata.normalize("NFC", name): str(group) for name, group in groups.items()}
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Pictures directly in `folder`, sorted; hidden files and other suffixes are ignored."""
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+                yield path
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()

@@ -1,0 +1,270 @@
+"""The split, made once: a third of every defect type to learn from, the rest to judge on, and the guard of the rest.
+
+Images that show the same piece form a cluster (`fastsynth.data.duplicates`), and a cluster stays in one part.
+
+A kind is a (category, defect) pair; defect None stands for the normal images.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fastsynth.config import Config
+from fastsynth.data.datasets import DataSet, Record
+from fastsynth.data.duplicates import Cluster, clusters
+from fastsynth.files import read_json, sha256_bytes, sha256_file, write_json
+
+Part = Literal["train", "val", "test"]
+Kind = tuple[str, str | None]
+
+TEST_NORMALS = 0.2
+"""Share of a category's normal images that become test images when the tree holds none."""
+MIN_FOR_VAL = 4
+"""From this many training images of a kind on, at least one of them is kept for validation."""
+
+
+class SplitConfig(Config):
+    """How the images are divided."""
+
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 1 / 3
+    """Share of every defect type to learn from, rounded down, at least one image. It includes the validation part."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images, defects and normals, kept for choosing thresholds and checkpoints."""
+    near_duplicates: bool = True
+    """Keep pictures of the same piece together even when no groups.json says so."""
+
+
+class LeakError(ValueError):
+    """A test image was about to be learnt from."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Image paths of the three parts, relative to the data root, sorted.
+
+    sha256: hash of the file's bytes for every image.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    seed: int
+    sha256: dict[str, str]
+
+    @cached_property
+    def _parts(self) -> dict[str, Part]:
+        parts: dict[Part, tuple[str, ...]] = {"train": self.train, "val": self.val, "test": self.test}
+        return {image: part for part, images in parts.items() for image in images}
+
+    def part_of(self, image: str) -> Part:
+        """Raises ValueError when the image is in no part."""
+        if image not in self._parts:
+            raise ValueError(f"{image} is not in the split; it was added later, make a new split in a new run")
+        return self._parts[image]
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Split":
+        """Raises FileNotFoundError, or ValueError when it is not a split or an image is in two parts."""
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such split; make one with `fastsynth data split`")
+        value = read_json(path)
+        wanted = {"train": list, "val": list, "test": list, "seed": int, "sha256": dict}
+        if not isinstance(value, dict) or not all(isinstance(value.get(key), kind) for key, kind in wanted.items()):
+            raise ValueError(f"{path} is not a split; wanted the keys {', '.join(wanted)}. Make it again")
+        images = value["train"] + value["val"] + value["test"]
+        if not all(isinstance(image, str) for image in images) or sorted(images) != sorted(value["sha256"]):
+            raise ValueError(f"{path}: every image must be in exactly one part and have a hash. Make it again")
+        parts = {part: tuple(value[part]) for part in ("train", "val", "test")}
+        return cls(**parts, seed=value["seed"], sha256=value["sha256"])
+
+
+class LeakGuard:
+    """Refuses test images wherever they lie and whatever they are called: it knows them by their bytes."""
+
+    def __init__(self, split: Split) -> None:
+        self._test = {split.sha256[image]: image for image in split.test}
+
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raises LeakError that names the first file that is a test image."""
+        for path in paths:
+            self._refuse(sha256_file(path), str(path))
+
+    def check_bytes(self, data: bytes, name: str) -> None:
+        """Raises LeakError that names `name` when `data` is the file of a test image."""
+        self._refuse(sha256_bytes(data), name)
+
+    def _refuse(self, sha256: str, name: str) -> None:
+        if sha256 in self._test:
+            raise LeakError(
+                f"{name} is the test image {self._test[sha256]}; only train and val images may be learnt from"
+            )
+
+
+def make_split(
+    dataset: DataSet, *, train_fraction: float, val_fraction: float, seed: int, near_duplicates: bool = True
+) -> Split:
+    """Divide the images; the same images and seed give the same split, whatever order the disk lists them in.
+
+    Of a defect type with n images, floor(n·train_fraction), at least one, go to train and val. Clusters may force
+    fewer, and more only when even the smallest cluster is larger. Normal images keep the part the tree gives them,
+    except that a cluster with a test image is test as a whole; without test normals a fifth of them becomes test.
+
+    Raises ValueError: a type with one image or one cluster, no normal image left to learn from, an unreadable image,
+    a fraction not in (0, 1).
+    """
+    for name, fraction in (("train_fraction", train_fraction), ("val_fraction", val_fraction)):
+        if not 0 < fraction < 1:
+            raise ValueError(f"{name} is {fraction}; wanted a share between 0 and 1")
+    totals = Counter(_kind(record) for record in dataset.records)
+    for kind, count in sorted(_defects_only(totals).items()):
+        if count == 1:
+            raise ValueError(
+                f"{_name(kind, totals)} has 1 image; at least 2 are needed: one to learn from, one to judge on"
+            )
+    rng = np.random.default_rng(seed)
+    hashes = {record.image: sha256_file(dataset.root / record.image) for record in dataset.records}
+    together = clusters(dataset, hashes, near_duplicates=near_duplicates)
+
+    learn, test = _divide(together, totals, rng, train_fraction=train_fraction)
+    kept = Counter(_kind(record) for cluster in learn for record in cluster)
+    targets = {kind: _val_target(count, val_fraction) for kind, count in kept.items()}
+    val, train = _take(learn, targets, kept, rng, share=val_fraction)
+    return Split(train=_images(train), val=_images(val), test=_images(test), seed=seed, sha256=hashes)
+
+
+def _divide(
+    together: Sequence[Cluster], totals: Mapping[Kind, int], rng: np.random.Generator, *, train_fraction: float
+) -> tuple[list[Cluster], list[Cluster]]:
+    """Clusters to learn from (train and val), and test clusters."""
+    fixed, defective, normal = [], [], []
+    for cluster in together:
+        if any(_is_test_normal(record) for record in cluster):
+            fixed.append(cluster)
+        elif any(record.defect is not None for record in cluster):
+            defective.append(cluster)
+        else:
+            normal.append(cluster)
+
+    defects = _defects_only(totals)
+    targets = {kind: max(1, _floor(count * train_fraction)) for kind, count in defects.items()}
+    learn, test = _take(defective, targets, defects, rng, share=train_fraction)
+    learnt = {_kind(record) for cluster in learn for record in cluster}
+    for kind in sorted(defects.keys() - learnt):
+        raise ValueError(
+            f"{_name(kind, totals)}: its {defects[kind]} images are tied together by groups or near-duplicates, so "
+            "none can be learnt from while others are judged on; add images of other pieces, or correct groups.json"
+        )
+
+    tested = {record.category for cluster in fixed for record in cluster if _is_test_normal(record)}
+    without = Counter({kind: n for kind, n in totals.items() if kind[1] is None and kind[0] not in tested})
+    already = Counter(_kind(record) for cluster in test for record in cluster)
+    missing = {kind: max(0, _floor(count * TEST_NORMALS) - already[kind]) for kind, count in without.items()}
+    more_test, normal_learn = _take(normal, missing, without - already, rng, share=TEST_NORMALS)
+    normals_left = {record.category for cluster in learn + normal_learn for record in cluster if record.defect is None}
+    for category in sorted({category for category, _ in totals} - normals_left):
+        raise ValueError(
+            f"{category}: all its normal images are tied together with test images by groups or near-duplicates, so "
+            "none can be learnt from; add normal images of other pieces, or correct groups.json"
+        )
+    return learn + normal_learn, fixed + test + more_test
+
+
+def _take(
+    together: Sequence[Cluster],
+    targets: Mapping[Kind, int],
+    totals: Mapping[Kind, int],
+    rng: np.random.Generator,
+    *,
+    share: float,
+) -> tuple[list[Cluster], list[Cluster]]:
+    """Take whole clusters at random until every kind is as near its target as possible, never above; (taken, left).
+
+    A kind that got nothing then gets its smallest cluster, unless that would take all `totals` of a kind.
+    Kinds without a target do not count.
+    """
+    counts = [Counter(kind for kind in map(_kind, cluster) if kind in targets) for cluster in together]
+    order = [int(i) for i in rng.permutation(len(together)) if counts[i]]
+    taken: Counter[Kind] = Counter()
+    chosen: set[int] = set()
+
+    def choose(index: int) -> None:
+        chosen.add(index)
+        taken.update(counts[index])
+
+    # a cluster of several kinds goes by chance: always or never taking them would make the parts differ
+    for i in order:
+        fits = all(taken[kind] + n <= targets[kind] for kind, n in counts[i].items())
+        if len(counts[i]) > 1 and rng.random() < share and fits:
+            choose(i)
+    for kind in sorted(targets, key=str):
+        pure = {i: counts[i][kind] for i in order if set(counts[i]) == {kind}}
+        for i in _best_sum(pure, targets[kind] - taken[kind]):
+            choose(i)
+    for kind in sorted(targets, key=str):
+        if targets[kind] > 0 and taken[kind] == 0:
+            spare = [i for i in order if kind in counts[i] and i not in chosen]
+            spare = [i for i in spare if all(taken[k] + n < totals[k] for k, n in counts[i].items())]
+            if spare:
+                choose(min(spare, key=lambda i: (len(counts[i]), counts[i].total())))
+    left = [cluster for i, cluster in enumerate(together) if i not in chosen]
+    return [together[i] for i in sorted(chosen)], left
+
+
+def _best_sum(sizes: Mapping[int, int], target: int) -> list[int]:
+    """The items whose sizes add up to the largest sum that is at most `target`; the earliest items when several do."""
+    last = {0: -1}  # sum → the item that first completed it
+    for item, size in sizes.items():
+        for total in list(last):
+            if total + size <= target and total + size not in last:
+                last[total + size] = item
+        if target in last:
+            break
+    total = max(last)
+    items = []
+    while total > 0:
+        items.append(last[total])
+        total -= sizes[last[total]]
+    return items
+
+
+def _val_target(count: int, fraction: float) -> int:
+    if count < MIN_FOR_VAL:
+        return 0
+    return min(count - 1, max(1, round(count * fraction)))
+
+
+def _floor(value: float) -> int:
+    """Rounded down, but 3 · (1/3) is 1 whatever the last bit says."""
+    return math.floor(value + 1e-9)
+
+
+def _kind(record: Record) -> Kind:
+    return record.category, record.defect
+
+
+def _name(kind: Kind, totals: Mapping[Kind, int]) -> str:
+    """A defect type as the user knows it: with its category only when there are several."""
+    categories = {category for category, _ in totals}
+    return f"{kind[0]}/{kind[1]}" if len(categories) > 1 else f"{kind[1]}"
+
+
+def _defects_only(counts: Mapping[Kind, int]) -> Counter[Kind]:
+    return Counter({kind: count for kind, count in counts.items() if kind[1] is not None})
+
+
+def _is_test_normal(record: Record) -> bool:
+    return record.defect is None and record.part == "test"
+
+
+def _images(clusters: Iterable[Cluster]) -> tuple[str, ...]:
+    return tuple(sorted(record.image for cluster in clusters for record in cluster))

@@ -1,0 +1,69 @@
+"""Settings of the FAST renderer and of its training. No torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fastsynth.config import Config
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class BaseConfig(Config):
+    """The latent diffusion model FAST stands on; the compact one is trained on the user's own data."""
+
+    autoencoder: Path | None = None
+    """Folder of a saved autoencoder; null takes the one that ships with the package."""
+    block_out_channels: tuple[Positive, ...] = (128, 192)
+    layers_per_block: Positive = 2
+    tokens_per_defect: Positive = 4
+    token_width: Positive = 128
+
+
+class FASTTrainingConfig(Config):
+    """One joint phase: UNet, FARM and defect tokens (fast.md 2.3)."""
+
+    max_train_steps: Positive = 700
+    batch_size: Positive = 24
+    learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    denoising_weight: Annotated[float, Field(ge=0)] = 2.0
+    """λ1 of the joint loss."""
+    farm_weight: Annotated[float, Field(ge=0)] = 5.0
+    """λ2 of the joint loss."""
+    foreground_weight: Annotated[float, Field(ge=0)] = 3.0
+    """Extra weight of the denoising loss inside the mask."""
+    defect_crops: Positive = 3000
+    """Augmented views of the training defects, all types alike, that are encoded before training."""
+    normal_crops: Positive = 600
+    """Views of normal images, with borrowed masks: they teach what comes outside and under a mask."""
+    normal_share: Share = 0.2
+    """Share of normal crops in a batch."""
+    save_every: Positive = 100
+
+
+class FASTConfig(Config):
+    """`renderer` section of a run with `kind: fast`."""
+
+    kind: Literal["fast"] = "fast"
+    base: BaseConfig = BaseConfig()
+    training: FASTTrainingConfig = FASTTrainingConfig()
+    crop_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    """Side of the model's square input in pixels."""
+    context: Annotated[float, Field(ge=1.1)] = 2.0
+    """Side of a crop as a multiple of the defect's longer side."""
+    num_inference_steps: Positive = 10
+    kernel: Literal["exact", "published"] = "exact"
+    spacing: Literal["logsnr", "uniform"] = "logsnr"
+    solver_order: Literal[1, 2] = 2
+    farm: Literal["input", "off"] = "input"
+    """Where FARM acts: on the UNet's input, or nowhere."""
+    start: Literal["noise", "farm", "exemplar"] = "exemplar"
+    """What the trajectory starts from."""
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the diffusion time that is run when the start is not noise: 0 would be a copy, 1 pure synthesis."""
+    feather: Annotated[float, Field(ge=0)] = 2.0
+    """Pixels of fading inside the mask's border."""

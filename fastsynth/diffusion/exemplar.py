@@ -1,0 +1,110 @@
+"""Exemplars: a real training defect, warped to a layout's mask, tone-matched and pasted, to start the sampler from.
+
+Noised to a share `strength` of the diffusion time it is a dial between copy-paste (0) and pure synthesis (1).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from fastsynth.diffusion.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
+from fastsynth.layouts.masks import warp_coordinates
+from fastsynth.types import Instance, Warp
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplar:
+    """A real training defect.
+
+    image: (H, W, C) uint8 or uint16. foreground: (H, W) bool. source: the mask's path, relative to the data root.
+    """
+
+    image: np.ndarray
+    foreground: np.ndarray
+    category: str
+    defect: str
+    source: str
+
+
+class ExemplarBank:
+    """The training defects, by category and type, and by the path of their mask."""
+
+    def __init__(self, exemplars: Sequence[Exemplar]) -> None:
+        self.by_source = {exemplar.source: exemplar for exemplar in exemplars}
+        self.by_pair: dict[tuple[str, str], list[Exemplar]] = {}
+        for exemplar in exemplars:
+            self.by_pair.setdefault((exemplar.category, exemplar.defect), []).append(exemplar)
+
+    def warped_into(
+        self, background: np.ndarray, instance: Instance, crop: Crop, *, category: str, seed: int
+    ) -> np.ndarray:
+        """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1].
+
+        The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a random defect
+        of its type, turned and scaled so that their second moments agree.
+        """
+        exemplar, warp = self._choose(instance, category, seed)
+        height = width = crop.side
+        map_x, map_y = warp_coordinates(
+            warp, (height, width), origin=(crop.left - instance.left, crop.top - instance.top)
+        )
+        values = ValueRange.of(exemplar.image)
+        defect = cv2.remap(
+            values.to_float(exemplar.image), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        ).reshape(height, width, -1)
+        clean = ValueRange.of(background).to_float(cut(background, crop))
+        return _blend(clean, defect, instance_mask(instance, crop, background.shape[:2]))
+
+    def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:
+        if instance.warp is not None and instance.warp.source in self.by_source:
+            return self.by_source[instance.warp.source], instance.warp
+        pair = category, instance.defect
+        if pair not in self.by_pair:
+            known = ", ".join("/".join(pair) for pair in sorted(self.by_pair)) or "none"
+            raise ValueError(f"no training defect {'/'.join(pair)} to start from; there are: {known}")
+        choices = self.by_pair[pair]
+        exemplar = choices[np.random.default_rng(seed).integers(len(choices))]
+        return exemplar, moment_warp(instance.mask, exemplar)
+
+
+def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
+    """The similarity-like affine map that takes the mask's centre and principal axes to the exemplar's largest part."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(exemplar.foreground.astype(np.uint8))
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    centre_from, axes_from = _moments(mask)
+    centre_to, axes_to = _moments(labels == largest)
+    linear = axes_to @ np.linalg.inv(axes_from)
+    matrix = np.column_stack([linear, centre_to - linear @ centre_from])
+    a, b, c, d, e, f = (float(value) for value in matrix.ravel())
+    return Warp(source=exemplar.source, matrix=(a, b, c, d, e, f))
+
+
+def _moments(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (x, y) and a 2×2 matrix whose columns are the principal axes, scaled by the standard deviations."""
+    y, x = np.nonzero(mask)
+    points = np.stack([x, y]).astype(np.float64)
+    centre = points.mean(1)
+    spread = np.cov(points) if points.shape[1] > 1 else np.zeros((2, 2))
+    variances, axes = np.linalg.eigh(spread + 0.1 * np.eye(2))  # a single row of pixels still has a width
+    return centre, axes * np.sqrt(variances)
+
+
+def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """Shift the defect so that its surroundings have the background's tone, then paste it inside the mask."""
+    if defect.shape[2] != background.shape[2]:
+        defect = np.repeat(defect.mean(2, keepdims=True), background.shape[2], axis=2)
+    around = ring(foreground, width=4)
+    if around.any():
+        defect = defect + (np.median(background[around], axis=0) - np.median(defect[around], axis=0))
+    weight = feather_weight(foreground, 2.0)[..., None]
+    return np.clip(background + weight * (defect - background), -1, 1)
+
+
+def instance_mask(instance: Instance, crop: Crop, image_size: tuple[int, int]) -> np.ndarray:
+    """The instance's foreground inside the crop, (side, side) bool."""
+    x0, y0, x1, y1 = instance.bbox
+    full = np.zeros(image_size, bool)
+    full[y0:y1, x0:x1] = instance.mask
+    return cut_mask(full, crop)

@@ -1,0 +1,196 @@
+"""FASTPipeline: defects drawn into normal images by foreground-aware diffusion in few steps (FAST, NeurIPS 2025).
+
+Saved and loaded like every diffusers pipeline, with the argument names diffusers users know. It works on squares of
+the model's size; `renderer.FASTRenderer` cuts them out of images of any size and pastes them back.
+B batch, C latent channels, H W picture size, h = H/8, w = W/8.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+
+from fastsynth.diffusion.aias import AIASScheduler
+from fastsynth.diffusion.autoencoder import CompactAutoencoder
+from fastsynth.diffusion.base import farm_input, latent_mask, unet_input
+from fastsynth.diffusion.conditioning import DefectTokens
+from fastsynth.diffusion.farm import FARM
+
+Start = Literal["noise", "farm", "exemplar"]
+Generators = torch.Generator | list[torch.Generator]
+Pictures = Tensor | Image.Image | Sequence[Image.Image]
+
+
+@dataclass
+class FASTPipelineOutput(BaseOutput):
+    """images: a list of PIL images, (B, H, W, 3) float numpy in [0, 1], or (B, 3, H, W) tensor in [-1, 1]."""
+
+    images: list[Image.Image] | np.ndarray | Tensor
+
+
+class FASTPipeline(DiffusionPipeline):
+    """Autoencoder, UNet, AIAS scheduler, FARM and defect tokens."""
+
+    def __init__(
+        self,
+        vae: CompactAutoencoder,
+        unet: UNet2DConditionModel,
+        scheduler: AIASScheduler,
+        farm: FARM,
+        tokens: DefectTokens,
+    ) -> None:
+        super().__init__()
+        self.register_modules(vae=vae, unet=unet, scheduler=scheduler, farm=farm, tokens=tokens)
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the squares the UNet was trained on."""
+        return int(self.unet.config["sample_size"]) * 8
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Pictures,
+        mask_image: Pictures,
+        category: str | Sequence[str],
+        defect: str | Sequence[str],
+        *,
+        exemplar_image: Pictures | None = None,
+        start: Start = "noise",
+        strength: float = 1.0,
+        num_inference_steps: int = 10,
+        farm: Literal["input", "off"] = "input",
+        generator: Generators | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+    ) -> FASTPipelineOutput:
+        """Draw a defect inside the mask of every image.
+
+        Args:
+            image: normal pictures, all of one size with sides that are multiples of 8: PIL, or (B, 3, H, W) in
+                [-1, 1]. Best at `size`.
+            mask_image: PIL "L", or (B, 1, H, W) of 0 and 1; 1 where the defect shall be.
+            category, defect: names the model was trained on, one for all or one per image.
+            exemplar_image: with start="exemplar": the pictures with a real defect pasted in.
+            start: what the masked part of the trajectory starts from: pure noise, FARM's guess, or the exemplar.
+            strength: share of the diffusion time that is run when the start is not noise.
+            num_inference_steps: calls of the UNet.
+            farm: "input" lets FARM rewrite the UNet's input inside the mask, "off" leaves it out.
+            generator: one for all, or one per image (then an image does not depend on its batch).
+            output_type: "pil", "np" or "pt".
+
+        Raises ValueError for sizes that differ, unknown names or a missing exemplar.
+        """
+        pictures, masks = _to_tensor(image, channels=3), _to_tensor(mask_image, channels=1)
+        count, _, height, width = pictures.shape
+        if masks.shape != (count, 1, height, width):
+            raise ValueError(
+                f"mask_image is {tuple(masks.shape)}, image is {tuple(pictures.shape)}; "
+                "pass one mask of the same size for every image"
+            )
+        exemplars = None if exemplar_image is None else _to_tensor(exemplar_image, channels=3)
+        if start == "exemplar" and exemplars is None:
+            raise ValueError("start='exemplar' without exemplar_image; pass the pictures to start from")
+        rows = torch.tensor(
+            [self.tokens.index(c, d) for c, d in zip(_each(category, count), _each(defect, count), strict=True)]
+        )
+
+        device, dtype = self.unet.device, self.unet.dtype
+        pictures, masks = pictures.to(device, dtype), (masks > 0.5).to(device, dtype)
+        background = self.vae.encode(pictures).latents
+        if start == "exemplar":
+            assert exemplars is not None
+            guess = self.vae.encode(exemplars.to(device, dtype)).latents
+        else:
+            guess = None
+        latents = self.sample(
+            background,
+            masks,
+            rows.to(device),
+            guess=guess,
+            start=start,
+            strength=strength,
+            num_inference_steps=num_inference_steps,
+            farm=farm,
+            generator=generator,
+        )
+        return FASTPipelineOutput(images=_from_tensor(self.vae.decode(latents).sample, output_type))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        background: Tensor,
+        mask_image: Tensor,
+        rows: Tensor,
+        *,
+        guess: Tensor | None,
+        start: Start,
+        strength: float,
+        num_inference_steps: int,
+        farm: Literal["input", "off"],
+        generator: Generators | None,
+    ) -> Tensor:
+        """The sampler of fast.md 1.9, in latents.
+
+        background: (B, C, h, w) latents of the normal pictures. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
+        guess: (B, C, h, w) latents of the exemplars, or None. Returns (B, C, h, w).
+        """
+        mask = latent_mask(mask_image)
+        tokens, pooled = self.tokens(rows), self.tokens.pooled(rows)
+
+        def reconstruct(x: Tensor, t: Tensor) -> Tensor:
+            return self.farm(x, mask, t.expand(len(x)).to(x.device), pooled)
+
+        def noise() -> Tensor:
+            return randn_tensor(background.shape, generator=generator, device=background.device, dtype=background.dtype)
+
+        full = start == "noise"
+        self.scheduler.set_timesteps(num_inference_steps, strength=1.0 if full else strength)
+        first = self.scheduler.timesteps[0]
+        if start == "farm":
+            last = torch.tensor(len(self.scheduler) - 1)
+            guess = (1 - mask) * background + mask * reconstruct(noise(), last)
+        # where there is no guess the masked part is pure noise; around the mask x_T follows q(x_T | background)
+        clean = (1 - mask) * background if guess is None else guess
+        x = self.scheduler.add_noise(clean, noise(), first)
+
+        for t in self.progress_bar(self.scheduler.timesteps):
+            x_in = x
+            if farm == "input":
+                alpha_bar = self.scheduler.alphas_cumprod[t].to(x)
+                x_in = farm_input(x, reconstruct(x, t), mask, alpha_bar, noise())
+            velocity = self.unet(unet_input(x_in, background, mask_image), t, tokens).sample
+            x_0 = self.scheduler.predict_original(velocity, t, x_in)
+            x_0 = mask * x_0 + (1 - mask) * background
+            x = self.scheduler.step_original(x_0, t, x, generator)
+        return x
+
+
+def _each(names: str | Sequence[str], count: int) -> Sequence[str]:
+    return [names] * count if isinstance(names, str) else names
+
+
+def _to_tensor(pictures: Pictures, *, channels: int) -> Tensor:
+    """(B, channels, H, W) float: [-1, 1] for pictures, [0, 1] for masks."""
+    if isinstance(pictures, Tensor):
+        return pictures
+    images = [pictures] if isinstance(pictures, Image.Image) else list(pictures)
+    arrays = [np.asarray(image.convert("RGB" if channels == 3 else "L"), np.float32) / 255 for image in images]
+    stacked = torch.from_numpy(np.stack(arrays).reshape(len(arrays), *arrays[0].shape[:2], channels))
+    tensor = stacked.permute(0, 3, 1, 2)
+    return tensor * 2 - 1 if channels == 3 else tensor
+
+
+def _from_tensor(pictures: Tensor, output_type: Literal["pil", "np", "pt"]) -> list[Image.Image] | np.ndarray | Tensor:
+    if output_type == "pt":
+        return pictures
+    arrays = ((pictures.clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1).float().cpu().numpy()
+    if output_type == "np":
+        return arrays
+    return [Image.fromarray((array * 255).round().astype(np.uint8)) for array in arrays]

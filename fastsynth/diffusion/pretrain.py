@@ -1,0 +1,196 @@
+"""Trains the shipped autoencoder: python -m fastsynth.diffusion.pretrain configs/autoencoder.yaml
+
+Data: generated surfaces and the free pictures inside scikit-image, nothing else. Loss: L1 + perceptual distance on the
+offline trunk + a patch-adversarial term (hinge) that starts once the picture stands. Noise of random strength is added
+to the latents, so that the decoder learns to make coherent texture of latents that are slightly wrong. Resumable: the
+same command continues from the last checkpoint.
+"""
+
+import itertools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from fastsynth.config import Config, load_config
+from fastsynth.data.surfaces import draw_surface, free_pictures
+from fastsynth.diffusion.autoencoder import CompactAutoencoder
+from fastsynth.diffusion.perceptual import PerceptualDistance
+from fastsynth.diffusion.progress import Progress
+
+SURFACE_SIZE = 192
+FREE_SHARE = 0.3
+
+
+class AutoencoderConfig(Config):
+    output: Path
+    """Folder for checkpoints and the finished model."""
+    seed: int = 0
+    latent_channels: Annotated[int, Field(ge=1)] = 32
+    surfaces: Annotated[int, Field(ge=1)] = 2000
+    """Generated pictures in the pool that crops are cut from."""
+    steps: Annotated[int, Field(ge=1)] = 6000
+    batch_size: Annotated[int, Field(ge=1)] = 12
+    crop_size: Annotated[int, Field(ge=32, multiple_of=8)] = 80
+    large_crop_size: Annotated[int, Field(ge=32, multiple_of=8)] = 128
+    """Crops of the last part: small ones are all border, and the decoder would lean on it for the overall tone."""
+    large_crop_start: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of the steps after which the crops are large, and as many fewer as keeps a batch's pixels."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    perceptual_weight: Annotated[float, Field(ge=0)] = 1.0
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.05
+    adversarial_start: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Share of the steps after which the adversarial term begins."""
+    latent_noise: Annotated[float, Field(ge=0)] = 0.25
+    """Scale of the noise in the latents: its standard deviation is |N(0, 1)| times this, drawn per picture."""
+    save_every: Annotated[int, Field(ge=1)] = 500
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges overlapping patches of 38 px: (B, 3, H, W) in [-1, 1] to (B, 1, H/8, W/8) logits."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            convolution = nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1))
+            layers += [convolution, nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image)
+
+
+@dataclass(frozen=True)
+class CropPool:
+    """Pictures (H, W, 3) uint8 to cut training crops from."""
+
+    surfaces: list[np.ndarray]
+    free: list[np.ndarray]
+
+    def batch(self, size: int, count: int, rng: np.random.Generator) -> Tensor:
+        """(count, 3, size, size) float in [-1, 1]."""
+        crops = np.stack([self._crop(size, rng) for _ in range(count)])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def _crop(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        pool = self.free if rng.random() < FREE_SHARE else self.surfaces
+        picture = pool[rng.integers(len(pool))]
+        # zoom: small defects are shown to the model enlarged, so enlarged, soft pictures belong in the diet
+        side = int(np.clip(size * np.exp(rng.uniform(np.log(0.35), np.log(1.6))), 16, min(picture.shape[:2])))
+        y = rng.integers(picture.shape[0] - side + 1)
+        x = rng.integers(picture.shape[1] - side + 1)
+        crop = np.rot90(picture[y : y + side, x : x + side], int(rng.integers(4)))
+        crop = crop[:, ::-1] if rng.random() < 0.5 else crop
+        crop = cv2.resize(np.ascontiguousarray(crop), (size, size), interpolation=cv2.INTER_AREA if side > size else 1)
+        if rng.random() < 0.4:
+            crop = np.repeat(crop.mean(2, keepdims=True), 3, axis=2)
+        gain, lift = rng.uniform(0.5, 1.2), rng.uniform(-50, 30)
+        return np.clip((crop.astype(np.float32) - 128) * gain + 128 + lift, 0, 255)
+
+
+def build_pool(config: AutoencoderConfig) -> CropPool:
+    """Draw the generated surfaces (about 30 ms each) and read the free pictures."""
+    rng = np.random.default_rng(config.seed)
+    surfaces = [
+        draw_surface((SURFACE_SIZE, SURFACE_SIZE), rng=rng) for _ in tqdm(range(config.surfaces), desc="surfaces")
+    ]
+    return CropPool(surfaces=surfaces, free=free_pictures())
+
+
+def pretrain(config: AutoencoderConfig) -> Path:
+    """Train to the end, continuing from the last checkpoint; returns the folder of the finished model."""
+    pool = build_pool(config)
+    project = ProjectConfiguration(project_dir=str(config.output), automatic_checkpoint_naming=True, total_limit=2)
+    accelerator = Accelerator(project_config=project)
+    torch.manual_seed(config.seed)  # weights only; crops and latent noise have their own generators
+    model = CompactAutoencoder(latent_channels=config.latent_channels)
+    discriminator = PatchDiscriminator()
+    perceptual = PerceptualDistance().to(accelerator.device)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-4)
+    judge_optimizer = torch.optim.AdamW(discriminator.parameters(), 2e-4, betas=(0.5, 0.9))
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=200, num_training_steps=config.steps)
+    ema = EMAModel(model.parameters(), decay=0.998)
+    model, discriminator, optimizer, judge_optimizer, schedule = accelerator.prepare(
+        model, discriminator, optimizer, judge_optimizer, schedule
+    )
+    ema.to(accelerator.device)
+    progress = Progress()
+    accelerator.register_for_checkpointing(ema, progress)
+    if (config.output / "checkpoints").is_dir():
+        accelerator.load_state()
+        project.iteration = progress.step // config.save_every
+
+    model.train()
+    bar = tqdm(total=config.steps, initial=progress.step, desc="autoencoder")
+    while progress.step < config.steps:
+        rng = np.random.default_rng((config.seed, progress.step))
+        image = pool.batch(*_crops(config, progress.step), rng).to(accelerator.device)
+        latents = model.encode(image).latents
+        strength = np.abs(rng.standard_normal((len(image), 1, 1, 1))) * config.latent_noise
+        noise = torch.from_numpy(strength * rng.standard_normal(latents.shape)).to(latents)
+        decoded = model.decode(latents + noise).sample
+
+        pixel = (decoded - image).abs().mean()
+        look = perceptual(decoded, image).mean()
+        loss = pixel + config.perceptual_weight * look
+        judged = progress.step >= config.adversarial_start * config.steps and config.adversarial_weight > 0
+        if judged:
+            discriminator.requires_grad_(False)
+            loss = loss - config.adversarial_weight * discriminator(decoded).mean()
+            discriminator.requires_grad_(True)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        ema.step(model.parameters())
+        if judged:
+            real, fake = discriminator(image), discriminator(decoded.detach())
+            accelerator.backward(functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
+            judge_optimizer.step()
+            judge_optimizer.zero_grad()
+
+        progress.step += 1
+        bar.update()
+        if progress.step % 50 == 0:
+            bar.set_postfix(l1=f"{pixel.item():.4f}", look=f"{look.item():.4f}")
+        if progress.step % config.save_every == 0 or progress.step == config.steps:
+            accelerator.save_state()
+            _export(accelerator.unwrap_model(model), ema, config.output / "model")
+    return config.output / "model"
+
+
+def _crops(config: AutoencoderConfig, step: int) -> tuple[int, int]:
+    """Side and number of the crops of a step."""
+    if step < config.large_crop_start * config.steps:
+        return config.crop_size, config.batch_size
+    shrink = (config.crop_size / config.large_crop_size) ** 2
+    return config.large_crop_size, max(2, round(config.batch_size * shrink))
+
+
+def _export(model: nn.Module, ema: EMAModel, folder: Path) -> None:
+    """Save the averaged weights in half precision; the model in training stays as it was."""
+    assert isinstance(model, CompactAutoencoder)
+    averaged = CompactAutoencoder.from_config(model.config)
+    averaged.load_state_dict(model.state_dict())
+    ema.copy_to(averaged.parameters())
+    averaged.half().save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    path, *changes = sys.argv[1:]
+    print(pretrain(load_config(AutoencoderConfig, Path(path), changes)))

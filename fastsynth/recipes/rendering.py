@@ -1,0 +1,270 @@
+"""From data to a store: train the renderer, draw layouts, render, check. Every function works in a run's folder.
+
+Each is resumable: called again it continues where it was stopped, or returns what is finished.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from fastsynth import __version__
+from fastsynth.data.check import Problem, check_dataset
+from fastsynth.data.datasets import Record
+from fastsynth.data.store import Identity, Store, read_manifest
+from fastsynth.diffusion.base import build_scheduler, build_unet, load_autoencoder
+from fastsynth.diffusion.conditioning import DefectTokens
+from fastsynth.diffusion.exemplar import Exemplar, ExemplarBank
+from fastsynth.diffusion.farm import FARM
+from fastsynth.diffusion.pipeline import FASTPipeline
+from fastsynth.diffusion.renderer import FASTRenderer
+from fastsynth.diffusion.training import train_fast
+from fastsynth.diffusion.views import defect_views, encode_views, normal_views
+from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, sha256_json, write_json
+from fastsynth.images import encode_png, read_image
+from fastsynth.quality.audit import AuditReport, audit
+from fastsynth.run import Run
+from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
+from fastsynth.types import Layout, Renderer, Sample, sample_seed
+
+UNIT = 8
+"""Samples that are computed together, always: ids 0 … 7, 8 … 15, … Kernels round differently in another batch, so
+what is missing of a unit is made by computing the whole unit again."""
+TRAINED = "training.json"
+GENERATION = "generation.json"
+
+
+def check_data(run: Run) -> list[Problem]:
+    """Every problem of the data set, by path; empty when all is well."""
+    return check_dataset(run.dataset, run.split)
+
+
+def train_renderer(run: Run) -> Path:
+    """Train FAST on the training defects and normals; returns the folder of the saved pipeline."""
+    settings = run.config.renderer
+    if (run.model_folder / TRAINED).is_file():
+        return run.model_folder
+    with run.stage("train"):
+        exemplars = _exemplars(run)
+        normals = run.training_normals()
+        pipeline = _new_pipeline(run, exemplars)
+        training = settings.training
+
+        def read_normal(index: int) -> tuple[np.ndarray, str]:
+            return run.read(normals[index])[0], normals[index].category
+
+        size, context, rng = settings.crop_size, settings.context, np.random.default_rng((run.config.seed, 1))
+        defects = encode_views(
+            defect_views(exemplars, count=training.defect_crops, size=size, context=context, rng=rng),
+            pipeline.vae,
+            pipeline.tokens,
+            total=training.defect_crops,
+        )
+        clean = encode_views(
+            normal_views(
+                read_normal, len(normals), exemplars, count=training.normal_crops, size=size, context=context, rng=rng
+            ),
+            pipeline.vae,
+            pipeline.tokens,
+            total=training.normal_crops,
+        )
+        seconds = train_fast(
+            pipeline,
+            defects,
+            clean,
+            output=run.folder,
+            seed=run.config.seed,
+            log=lambda values: run.log({"stage": "train", **values}),
+            **training.model_dump(exclude={"defect_crops", "normal_crops"}),
+        )
+        pipeline.save_pretrained(run.model_folder)
+        write_json(run.model_folder / TRAINED, {"steps": training.max_train_steps, "minutes": round(seconds / 60, 2)})
+    return run.model_folder
+
+
+def load_renderer(run: Run) -> Renderer:
+    """The trained renderer of the run. Raises FileNotFoundError when there is none yet."""
+    settings = run.config.renderer
+    if not (run.model_folder / TRAINED).is_file():
+        raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
+    pipeline = FASTPipeline.from_pretrained(run.model_folder)
+    pipeline.scheduler = build_scheduler(
+        kernel=settings.kernel, spacing=settings.spacing, solver_order=settings.solver_order
+    )
+    pipeline.to(_device(run))
+    return FASTRenderer(
+        pipeline,
+        ExemplarBank(_exemplars(run)),
+        context=settings.context,
+        num_inference_steps=settings.num_inference_steps,
+        farm=settings.farm,
+        start=settings.start,
+        strength=settings.strength,
+        feather=settings.feather,
+    )
+
+
+def draw_layouts(run: Run, ids: Sequence[int]) -> Iterator[Layout]:
+    """The layouts of the given samples; each depends on the run's seed and its own id alone."""
+    samplers, normals = run.layout_samplers(), run.training_normals()
+    pairs = sorted({(record.category, record.defect or "") for record in run.training_defects()})
+    for sample_id in ids:
+        category, defect = pairs[sample_id % len(pairs)]
+        rng = np.random.default_rng((run.config.seed, sample_id))
+        backgrounds = [record for record in normals if record.category == category]
+        background = backgrounds[rng.integers(len(backgrounds))]
+        image = read_image(run.path(background.image))
+        yield samplers[category].draw(image, background.image, category, defect, rng)
+
+
+def draw_masks(run: Run, *, count: int, path: Path) -> Path:
+    """A contact sheet of layouts, before any training: the normal images with the outlines of what would be drawn."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for layout in draw_layouts(run, range(count)):
+        tile = defect_tile(layout.background, layout.foreground, size=160, context=3.0, outline=True)
+        rows.setdefault(f"{layout.category}, {layout.defect}", []).append(tile)
+    save_sheet(path, contact_sheet(list(rows.values()), row_labels=list(rows), tile=160))
+    return path
+
+
+def generate(run: Run, *, renderer: Renderer | None = None) -> Path:
+    """Fill the store up to `generate.count` samples; returns its folder."""
+    count = run.config.generate.count
+    with run.stage("generate"), Store.open(run.store_folder, identity=_identity(run)) as store:
+        missing = [unit for unit in _units(count) if not store.done().issuperset(unit)]
+        renderer = renderer or (load_renderer(run) if missing else None)
+        started, made = time.monotonic(), 0
+        for unit in tqdm(missing, desc="generate", unit="unit"):
+            assert renderer is not None
+            for sample_id, sample in zip(unit, _render(run, renderer, unit), strict=True):
+                if sample_id < count and sample_id not in store.done():
+                    source = sample.layout.source
+                    store.write(
+                        sample_id,
+                        sample,
+                        category=sample.layout.category,
+                        source_sha256=run.split.sha256[source],
+                        extra={},
+                    )
+                    made += 1
+        store.seal()
+    if made:
+        speed = {"made": made, "seconds_per_image": round((time.monotonic() - started) / made, 4)}
+        write_json(run.folder / GENERATION, speed)  # not in the store, whose bytes know no clock
+    return run.store_folder
+
+
+def replay(run: Run, sample_id: int) -> Sample:
+    """Make a stored sample again, from the run alone."""
+    unit = next(unit for unit in _units(sample_id + 1) if sample_id in unit)
+    return _render(run, load_renderer(run), unit)[unit.index(sample_id)]
+
+
+def replay_to(run: Run, sample_id: int, path: Path) -> bool:
+    """Write a sample made again to `path`; whether its bytes are those of the stored image."""
+    data = encode_png(replay(run, sample_id).image)
+    atomic_write(path, data)
+    line = next((line for line in read_manifest(run.store_folder) if int(line["id"]) == sample_id), None)
+    if line is None:
+        raise ValueError(f"{run.store_folder}: no sample {sample_id:06d}; the manifest lists what there is")
+    return sha256_bytes(data) == line["image_sha256"]
+
+
+def audit_store(run: Run) -> AuditReport:
+    """Re-check the store from its files alone."""
+    return audit(run.store_folder, data_root=run.config.data.root, split=run.split)
+
+
+def draw_sheet(run: Run, *, columns: int = 8, tile: int = 128) -> Path:
+    """`sheet.png`: real training defects beside synthetic ones, at equal scale, with and without their outlines."""
+    real: dict[tuple[str, str], list[Record]] = {}
+    for record in run.training_defects():
+        real.setdefault((record.category, record.defect or ""), []).append(record)
+    lines = list(read_manifest(run.store_folder))
+    rows, labels = [], []
+    for (category, defect), records in sorted(real.items()):
+        made = [line for line in lines if (line["category"], line["defect"]) == (category, defect)][:columns]
+        photos = [run.read(record) for record in records[:columns]]
+        renders = [_stored(run, line) for line in made]
+        for name, pairs in (("real", photos), ("synthetic", renders)):
+            for outline in (False, True):
+                rows.append([defect_tile(*pair, size=tile, outline=outline) for pair in pairs])
+                labels.append(f"{defect}, {name}" if not outline else "")
+    path = run.folder / "sheet.png"
+    save_sheet(path, contact_sheet(rows, row_labels=labels, tile=tile))
+    return path
+
+
+def _render(run: Run, renderer: Renderer, unit: Sequence[int]) -> list[Sample]:
+    seeds = [sample_seed(run.config.seed, sample_id) for sample_id in unit]
+    return renderer.render(list(draw_layouts(run, unit)), seeds)
+
+
+def _units(count: int) -> list[list[int]]:
+    """Ids in units of `UNIT`; the last one is whole too, so that a larger count later starts from the same bytes."""
+    return [list(range(start, start + UNIT)) for start in range(0, count, UNIT)]
+
+
+def _identity(run: Run) -> Identity:
+    return Identity(
+        config_sha256=run.rendering_sha256(),
+        model_sha256=sha256_folder(run.model_folder) if run.model_folder.is_dir() else None,
+        data_sha256=sha256_json(run.split.sha256),
+        run_seed=run.config.seed,
+        version=__version__,
+        defects=sorted({record.defect for record in run.dataset.defects if record.defect}),
+    )
+
+
+def _exemplars(run: Run) -> list[Exemplar]:
+    found = []
+    for record in run.training_defects():
+        assert record.defect is not None
+        assert record.mask is not None
+        image, foreground = run.read(record)
+        found.append(Exemplar(image, foreground, record.category, record.defect, record.mask))
+    return found
+
+
+def _new_pipeline(run: Run, exemplars: Sequence[Exemplar]) -> FASTPipeline:
+    settings, base = run.config.renderer, run.config.renderer.base
+    vae = load_autoencoder(base.autoencoder)
+    latent_channels = int(vae.config["latent_channels"])
+    pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})
+    torch.manual_seed(run.config.seed)  # initial weights; everything later has generators of its own
+    unet = build_unet(
+        latent_channels=latent_channels,
+        size=settings.crop_size,
+        block_out_channels=base.block_out_channels,
+        layers_per_block=base.layers_per_block,
+        token_width=base.token_width,
+    )
+    pipeline = FASTPipeline(
+        vae=vae,
+        unet=unet,
+        scheduler=build_scheduler(kernel=settings.kernel, spacing=settings.spacing, solver_order=settings.solver_order),
+        farm=FARM(in_channels=latent_channels, class_embed_dim=base.token_width),
+        tokens=DefectTokens(
+            pairs=[list(pair) for pair in pairs],
+            num_tokens=base.tokens_per_defect,
+            cross_attention_dim=base.token_width,
+        ),
+    )
+    pipeline.to(_device(run))
+    return pipeline
+
+
+def _device(run: Run) -> torch.device:
+    match run.config.device:
+        case "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        case name:
+            return torch.device(name)
+
+
+def _stored(run: Run, line: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:
+    image = read_image(run.store_folder / str(line["image"]))
+    return image, read_image(run.store_folder / str(line["mask"]))[..., 0] > 0

@@ -1,0 +1,144 @@
+"""A run folder and what is read from it: configuration, data set, split, log. The files are those of product.md 3.
+
+A stage that needs an earlier one finds its files here; nothing is passed between stages in memory only, so every
+stage can be run, killed and resumed on its own.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastsynth.config import dump_config
+from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
+from fastsynth.data.split import LeakGuard, Part, Split, make_split
+from fastsynth.environment import environment
+from fastsynth.files import atomic_write, sha256_json, write_json
+from fastsynth.images import read_image, read_mask
+from fastsynth.layouts.masks import RealMask
+from fastsynth.layouts.sampler import LayoutSampler
+from fastsynth.run_config import RunConfig
+
+FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
+"""Sections that cannot change a sample: the data are hashed by content, and more samples may be added."""
+
+
+class Run:
+    """One run folder. Opening it writes config.yaml, environment.json and, once, split.json.
+
+    Raises ValueError or FileNotFoundError for data that cannot be used.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.folder = config.output
+        self.dataset: DataSet = open_dataset(config.data.root, categories=config.data.categories)
+        require_defects(self.dataset)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.folder / "config.yaml", dump_config(config).encode())
+        write_json(self.folder / "environment.json", environment())
+
+    @property
+    def store_folder(self) -> Path:
+        return self.folder / "synthetic"
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / "model"
+
+    @cached_property
+    def split(self) -> Split:
+        """split.json, made at first use and never again."""
+        path = self.folder / "split.json"
+        if not path.is_file():
+            settings = self.config.split
+            made = make_split(
+                self.dataset,
+                train_fraction=settings.train_fraction,
+                val_fraction=settings.val_fraction,
+                seed=self.config.seed,
+                near_duplicates=settings.near_duplicates,
+            )
+            made.write(path)
+        return Split.read(path)
+
+    @cached_property
+    def guard(self) -> LeakGuard:
+        return LeakGuard(self.split)
+
+    def records(self, part: Part, *, normal: bool) -> list[Record]:
+        """Normal or defect images of one part of the split, sorted by path."""
+        known = {*self.split.train, *self.split.val, *self.split.test}
+        new = [record.image for record in self.dataset.records if record.image not in known]
+        if new:
+            raise ValueError(
+                f"{new[0]} and {len(new) - 1} more are not in {self.folder / 'split.json'}; "
+                "the split is made once: start a new run folder for changed data"
+            )
+        chosen = set(getattr(self.split, part))
+        return [r for r in self.dataset.records if r.image in chosen and (r.defect is None) == normal]
+
+    def training_defects(self) -> list[Record]:
+        """Defects the renderer may learn from; every file has passed the leak guard."""
+        records = self.records("train", normal=False)
+        for record in records:
+            if record.mask is None:
+                raise ValueError(f"{record.image} has no mask; add one or remove the image (fastsynth data check)")
+        self.guard.check(self.path(record.image) for record in records)
+        return records
+
+    def training_normals(self) -> list[Record]:
+        """Normal images to draw on; every file has passed the leak guard."""
+        records = self.records("train", normal=True)
+        self.guard.check(self.path(record.image) for record in records)
+        return records
+
+    def path(self, relative: str) -> Path:
+        return self.config.data.root / relative
+
+    def layout_samplers(self) -> dict[str, LayoutSampler]:
+        """One sampler per category, from the masks of the training defects."""
+        masks: dict[str, list[RealMask]] = {}
+        for record in self.training_defects():
+            assert record.mask is not None
+            assert record.defect is not None
+            foreground = read_mask(self.path(record.mask))
+            masks.setdefault(record.category, []).append(RealMask(record.mask, record.defect, foreground))
+        settings = self.config.layouts.model_dump()
+        return {category: LayoutSampler(found, **settings) for category, found in masks.items()}
+
+    def read(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """Image and foreground of a record; a normal one has an empty foreground."""
+        image = read_image(self.path(record.image))
+        if record.mask is None:
+            return image, np.zeros(image.shape[:2], bool)
+        foreground = read_mask(self.path(record.mask))
+        if foreground.shape != image.shape[:2]:
+            raise ValueError(
+                f"{record.mask} is {foreground.shape}, its image is {image.shape[:2]}; "
+                "save the mask at the image's size (fastsynth data check)"
+            )
+        return image, foreground
+
+    def rendering_sha256(self) -> str:
+        """Hash of all settings that can change a rendered sample."""
+        return sha256_json(self.config.model_dump(mode="json", exclude=FREE_KEYS))
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Append a line to log.jsonl."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values, sort_keys=True) + "\n")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; its seconds go to the log when it ends, however it ends."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})

@@ -1,0 +1,48 @@
+"""The whole configuration of a run: one YAML file, one section per stage. No torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fastsynth.config import Config
+from fastsynth.data.datasets import DataConfig
+from fastsynth.data.split import SplitConfig
+from fastsynth.diffusion.config import FASTConfig
+from fastsynth.layouts.sampler import LayoutConfig
+from segment.config import SegmentConfig
+
+
+class GenerateConfig(Config):
+    """How much is rendered."""
+
+    count: Annotated[int, Field(ge=1)] = 500
+    """Samples in all; defect types take turns."""
+
+
+class CompareConfig(Config):
+    """The arms of the verdict: real alone, real with synthetic, synthetic alone."""
+
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """One segmenter per seed and arm; three is the least that says how far seeds scatter."""
+    ratios: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    """Synthetic defect crops per real one, one arm each."""
+    synthetic_only: bool = True
+    """Also train on synthetic defects alone."""
+
+
+class RunConfig(Config):
+    """Everything `fastsynth run` needs."""
+
+    output: Path
+    """Folder of the run; made when missing, resumed when not."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the split, the training, the layouts and the samples; segmenters have their own seeds."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    layouts: LayoutConfig = LayoutConfig()
+    renderer: FASTConfig = FASTConfig()
+    generate: GenerateConfig = GenerateConfig()
+    segment: SegmentConfig = SegmentConfig()
+    compare: CompareConfig = CompareConfig()

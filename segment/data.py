@@ -1,0 +1,230 @@
+"""Training crops: a fixed mixture of defect crops, balanced over defect types, and normal crops in every batch.
+
+Crop n of a run depends on the run's seed and n alone, so that workers, batching and resuming change nothing.
+S is the crop size; images are (H, W, C) uint8 or uint16 until `to_tensor` makes them float, once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from fastsynth.augment import A, augment_sample
+from fastsynth.images import read_image, read_mask
+
+
+@dataclass(frozen=True)
+class TrainingItem:
+    """One image to learn from or to validate on.
+
+    mask_path: None for a normal image. defect: its type, None for a normal image.
+    synthetic: rendered, as opposed to photographed. group: what the verdict resamples together, e.g. a patient.
+    """
+
+    image_path: Path
+    mask_path: Path | None
+    defect: str | None
+    synthetic: bool = False
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mask_path is None) != (self.defect is None):
+            raise ValueError(
+                f"{self.image_path}: mask is {self.mask_path}, defect is {self.defect}; "
+                "a defect image needs both, a normal image neither"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedItem:
+    """image: (H, W, C). foreground: (H, W) bool. boxes: (n, 4) int, [x0, y0, x1, y1] of its 8-connected regions."""
+
+    image: np.ndarray
+    foreground: np.ndarray
+    boxes: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.foreground.nbytes + self.boxes.nbytes
+
+
+def decode_item(item: TrainingItem) -> DecodedItem:
+    """Read image and mask. Raises ValueError when their sizes differ or a defect image has an empty mask."""
+    image = read_image(item.image_path)
+    if item.mask_path is None:
+        return DecodedItem(image, np.zeros(image.shape[:2], bool), np.zeros((0, 4), int))
+    foreground = read_mask(item.mask_path)
+    if foreground.shape != image.shape[:2]:
+        raise ValueError(
+            f"{item.mask_path} is {foreground.shape}, its image {image.shape[:2]}; a mask has its image's size"
+        )
+    if not foreground.any():
+        raise ValueError(f"{item.mask_path} is empty; list {item.image_path} as a normal image or leave it out")
+    stats = cv2.connectedComponentsWithStats(foreground.astype(np.uint8), connectivity=8)[2][1:]
+    x0, y0, width, height = stats[:, :4].T.astype(int)
+    return DecodedItem(image, foreground, np.stack([x0, y0, x0 + width, y0 + height], axis=1))
+
+
+class ItemCache:
+    """Decoded items up to a byte budget; the least recently used leave first."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.used = 0
+        self._decoded: OrderedDict[TrainingItem, DecodedItem] = OrderedDict()
+
+    def load(self, item: TrainingItem) -> DecodedItem:
+        if item in self._decoded:
+            self._decoded.move_to_end(item)
+            return self._decoded[item]
+        decoded = decode_item(item)
+        self._decoded[item] = decoded
+        self.used += decoded.nbytes
+        while self.used > self.budget:
+            self.used -= self._decoded.popitem(last=False)[1].nbytes
+        return decoded
+
+
+class CropDataset(Dataset):
+    """Crop n of an endless sequence: `{"image": (3, S, S) float32 in [-1, 1], "foreground": (1, S, S) float32}`.
+
+    Batch b holds the crops b·batch_size … (b + 1)·batch_size - 1: first `normal_share` of them from normal images
+    (at least one), then defect crops whose types take turns. A defect crop is cut around a random pixel of a random
+    region of a random image of its type, or, `random_share` of them, anywhere in that image.
+
+    synthetic_ratio: probability that a defect crop comes from a synthetic item; a type that has only one kind of item
+        takes what it has, but ratios 0 and 1 never touch the other kind.
+    zoom: range of the magnification, drawn evenly on a log scale.
+
+    Raises ValueError when the items leave a part of the mixture empty.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[TrainingItem],
+        *,
+        augmentation: A.Compose,
+        crop_size: int,
+        batch_size: int,
+        normal_share: float,
+        synthetic_ratio: float,
+        random_share: float,
+        zoom: tuple[float, float],
+        cache_bytes: int,
+        seed: int,
+    ) -> None:
+        self.normal = [item for item in items if item.defect is None]
+        self.pools = _pools(items, synthetic_ratio)
+        self.defects = sorted(self.pools)
+        self.normals_per_batch = max(1, round(batch_size * normal_share)) if normal_share else 0
+        self.defects_per_batch = batch_size - self.normals_per_batch
+        if self.normals_per_batch and not self.normal:
+            raise ValueError(f"normal_share is {normal_share}, but there is no normal image; add some or set it to 0")
+        if self.defects_per_batch < 1:
+            raise ValueError(f"normal_share {normal_share} leaves no defect in a batch of {batch_size}; lower it")
+        self.augmentation = augmentation
+        self.crop_size = crop_size
+        self.batch_size = batch_size
+        self.synthetic_ratio = synthetic_ratio
+        self.random_share = random_share
+        self.zoom = zoom
+        self.cache = ItemCache(cache_bytes)
+        self.seed = seed
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, number))
+        item = self.draw_item(number, rng)
+        decoded = self.cache.load(item)
+        side = max(1, round(self.crop_size / float(np.exp(rng.uniform(*np.log(self.zoom))))))
+        left, top = self._corner(decoded, side, rng)
+        image = cut(decoded.image, left, top, side)
+        foreground = cut(decoded.foreground.view(np.uint8), left, top, side)
+        image, inside = augment_sample(
+            self.augmentation,
+            _resize(image, self.crop_size),
+            cv2.resize(foreground, (self.crop_size, self.crop_size), interpolation=cv2.INTER_NEAREST) > 0,
+            seed=int(rng.integers(2**32)),
+        )
+        if inside.shape != (self.crop_size, self.crop_size):
+            raise ValueError(
+                f"the augmentation turns a crop of {self.crop_size}² into {inside.shape}; "
+                "remove what resizes or crops, crop_size and zoom do that"
+            )
+        return {"image": to_tensor(image), "foreground": torch.from_numpy(inside[None].astype(np.float32))}
+
+    def draw_item(self, number: int, rng: np.random.Generator) -> TrainingItem:
+        batch, index = divmod(number, self.batch_size)
+        if index < self.normals_per_batch:
+            return self.normal[rng.integers(len(self.normal))]
+        turn = batch * self.defects_per_batch + index - self.normals_per_batch
+        real, synthetic = self.pools[self.defects[turn % len(self.defects)]]
+        pool = (synthetic or real) if rng.random() < self.synthetic_ratio else (real or synthetic)
+        return pool[rng.integers(len(pool))]
+
+    def _corner(self, decoded: DecodedItem, side: int, rng: np.random.Generator) -> tuple[int, int]:
+        height, width = decoded.foreground.shape
+        if len(decoded.boxes) and rng.random() >= self.random_share:
+            x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
+            rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
+            pick = rng.integers(len(rows))
+            # the picked pixel lies anywhere in the middle three quarters of the crop
+            left, top = (
+                round(place - side * rng.uniform(0.125, 0.875)) for place in (x0 + columns[pick], y0 + rows[pick])
+            )
+        else:
+            left, top = rng.integers(max(1, width - side + 1)), rng.integers(max(1, height - side + 1))
+        return _slide_inside(int(left), side, width), _slide_inside(int(top), side, height)
+
+
+def cut(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
+    """(side, side[, C]) from (H, W[, C]), mirrored where the image is smaller than the square.
+
+    On each axis the square lies inside the image or covers it.
+    """
+    height, width = image.shape[:2]
+    before_x, before_y = max(0, -left), max(0, -top)
+    after_x, after_y = max(0, left + side - width), max(0, top + side - height)
+    inside = image[max(0, top) : top + side, max(0, left) : left + side]
+    padding = [(before_y, after_y), (before_x, after_x), (0, 0)][: image.ndim]
+    return np.pad(inside, padding, mode="reflect")
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 1 or 3) uint8 or uint16 → (3, H, W) float32 in [-1, 1], grey repeated."""
+    scaled = image.astype(np.float32) * np.float32(2 / np.iinfo(image.dtype).max) - 1
+    planes = np.ascontiguousarray(scaled.transpose(2, 0, 1))
+    return torch.from_numpy(planes).expand(3, -1, -1).contiguous()
+
+
+def _pools(
+    items: Sequence[TrainingItem], synthetic_ratio: float
+) -> dict[str, tuple[list[TrainingItem], list[TrainingItem]]]:
+    """Real and synthetic items per defect type, without what `synthetic_ratio` excludes."""
+    pools: dict[str, tuple[list[TrainingItem], list[TrainingItem]]] = {}
+    for item in items:
+        excluded = synthetic_ratio == 0 if item.synthetic else synthetic_ratio == 1
+        if item.defect is not None and not excluded:
+            pools.setdefault(item.defect, ([], []))[item.synthetic].append(item)
+    if not pools:
+        raise ValueError(f"no defect image to train on at synthetic_ratio {synthetic_ratio}; add some")
+    if synthetic_ratio > 0 and not any(synthetic for _, synthetic in pools.values()):
+        raise ValueError(
+            f"synthetic_ratio is {synthetic_ratio}, but no item is synthetic; generate some or set it to 0"
+        )
+    return pools
+
+
+def _slide_inside(start: int, side: int, size: int) -> int:
+    """Keep [start, start + side) inside [0, size), or centre it where it does not fit."""
+    return -((side - size) // 2) if side > size else min(max(start, 0), size - side)
+
+
+def _resize(image: np.ndarray, side: int) -> np.ndarray:
+    shrinks = image.shape[0] > side
+    resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(side, side, image.shape[2])

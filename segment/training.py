@@ -1,0 +1,292 @@
+"""Training a segmenter: balanced crops, AdamW on a warmed-up cosine, averaged weights judged on validation images.
+
+A run's folder: `checkpoints/checkpoint-<iteration>/` while it runs, then `segmenter/` (the best weights) and, last,
+`result.json`. The same call continues an interrupted run and returns a finished one; on the CPU the weights are
+those of an uninterrupted run.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from segmentation_models_pytorch.base import SegmentationModel
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from fastsynth.augment import A, build_augmentation
+from fastsynth.config import config_sha256
+from fastsynth.files import read_json, sha256_json, write_json
+from fastsynth.types import sample_seed
+from segment.config import SegmentConfig
+from segment.data import CropDataset, TrainingItem, decode_item
+from segment.losses import LossFunction, build_loss
+from segment.metrics import Scores, score_image
+from segment.models import build_segmenter, load_segmenter, save_segmenter
+from segment.predict import predict
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, eq=False)
+class SegmenterResult:
+    """model: in evaluation mode. threshold, val_miou: of the best validation, both on validation images.
+
+    iterations: done, all of them unless `patience` ran out. seconds: of training, over all resumed parts.
+    history: one {iteration, loss, val_miou, threshold} per validation.
+    """
+
+    model: nn.Module
+    threshold: float
+    val_miou: float
+    iterations: int
+    seconds: float
+    history: list[dict[str, float]]
+
+
+@dataclass
+class Progress:
+    """How far a run is; part of its checkpoint."""
+
+    iteration: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=lambda: {"val_miou": -1.0})
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def stale(self) -> int:
+        """Validations since the best one."""
+        return sum(entry["iteration"] > self.best["iteration"] for entry in self.history)
+
+
+def train_segmenter(
+    items: Sequence[TrainingItem],
+    val_items: Sequence[TrainingItem],
+    *,
+    config: SegmentConfig,
+    folder: Path,
+    seed: int,
+    device: str = "auto",
+    augmentation: A.Compose | None = None,
+    progress_bar: bool = True,
+) -> SegmenterResult:
+    """Train one segmenter into `folder`, or continue, or return what is finished there.
+
+    items: normal and defect images to draw crops from. val_items: choose checkpoint and threshold; never test images.
+    device: "cpu", or "auto" for what accelerate finds. augmentation: in place of `config.augment`.
+
+    Raises ValueError when `folder` holds a run with other settings or images, or the items do not make a batch.
+    """
+    augmentation = augmentation or build_augmentation(config.augment)
+    fingerprint = _fingerprint(items, val_items, config=config, augmentation=augmentation, seed=seed)
+    if (folder / RESULT_FILE).is_file():
+        return _finished(folder, fingerprint)
+    _claim(folder, fingerprint)
+
+    accelerator = Accelerator(cpu=device == "cpu")
+    model = build_segmenter(
+        arch=config.arch,
+        encoder_name=config.encoder_name,
+        encoder_weights=config.encoder_weights,
+        decoder_channels=config.decoder_channels,
+        seed=seed,
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    warmup = config.iterations // 20
+    scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=config.iterations)
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+    ema = EMAModel(model.parameters(), decay=config.ema_decay)
+    progress = Progress()
+    accelerator.register_for_checkpointing(ema, progress)
+    _resume(accelerator, folder)
+
+    crops = CropDataset(
+        items,
+        augmentation=augmentation,
+        crop_size=config.crop_size,
+        batch_size=config.batch_size,
+        normal_share=config.normal_share,
+        synthetic_ratio=config.synthetic_ratio,
+        random_share=config.random_share,
+        zoom=config.zoom,
+        cache_bytes=config.cache_megabytes * 2**20,
+        seed=seed,
+    )
+    loader = DataLoader(
+        crops,
+        batch_size=config.batch_size,
+        sampler=range(progress.iteration * config.batch_size, config.iterations * config.batch_size),
+        num_workers=config.num_workers,
+    )
+    loss_function = build_loss(config.loss)
+    losses: list[float] = []
+    bar = tqdm(
+        total=config.iterations, initial=progress.iteration, disable=not progress_bar, desc=folder.name, unit="it"
+    )
+    started = time.perf_counter()
+    for batch in loader:
+        model.train()
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        with torch.random.fork_rng():
+            # dropout draws from the global state; one seed per iteration needs no random state in the checkpoint
+            torch.manual_seed(sample_seed(seed, progress.iteration))
+            losses.append(_step(model, batch, loss_function, optimizer=optimizer, accelerator=accelerator))
+        scheduler.step()
+        ema.step(model.parameters())
+        progress.iteration += 1
+        bar.update()
+        if progress.iteration % config.validate_every == 0 or progress.iteration == config.iterations:
+            _judge(model, ema, val_items, progress=progress, config=config, loss=sum(losses) / len(losses))
+            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", best=f"{progress.best['val_miou']:.3f}")
+            losses.clear()
+            progress.seconds += time.perf_counter() - started
+            started = time.perf_counter()
+            _save_checkpoint(accelerator, folder, progress.iteration)
+            if config.patience is not None and progress.stale() >= config.patience:
+                break
+    bar.close()
+    return _finish(accelerator.unwrap_model(model), progress, folder, augmentation=augmentation)
+
+
+def score_items(model: nn.Module, items: Sequence[TrainingItem], *, tile: int = 256, overlap: int = 32) -> Scores:
+    """Predict every item at native size and count. Items are told apart by their image path."""
+    images = []
+    for item in items:
+        decoded = decode_item(item)
+        probability = predict(model, decoded.image, tile=tile, overlap=overlap)
+        name = item.image_path.as_posix()
+        scored = score_image(probability, decoded.foreground, name=name, defect=item.defect, group=item.group)
+        images.append(scored)
+    return Scores(images)
+
+
+def _step(
+    model: nn.Module,
+    batch: dict[str, torch.Tensor],
+    loss_function: LossFunction,
+    *,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> float:
+    logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
+    loss = loss_function(logits, batch["foreground"])
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def _judge(
+    model: nn.Module,
+    ema: EMAModel,
+    val_items: Sequence[TrainingItem],
+    *,
+    progress: Progress,
+    config: SegmentConfig,
+    loss: float,
+) -> None:
+    """Score the averaged weights on the validation images and keep them if they are the best so far."""
+    ema.store(model.parameters())
+    ema.copy_to(model.parameters())
+    scores = score_items(model, val_items, tile=config.tile, overlap=config.overlap)
+    threshold = scores.best_threshold()
+    entry = {
+        "iteration": progress.iteration,
+        "loss": loss,
+        "val_miou": scores.miou(threshold),
+        "threshold": threshold,
+    }
+    progress.history.append(entry)
+    if entry["val_miou"] > progress.best["val_miou"]:
+        progress.best = entry
+        progress.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    ema.restore(model.parameters())
+
+
+def _fingerprint(
+    items: Sequence[TrainingItem],
+    val_items: Sequence[TrainingItem],
+    *,
+    config: SegmentConfig,
+    augmentation: A.Compose,
+    seed: int,
+) -> str:
+    """Hash of everything the weights depend on; images by name and size, so that a moved data set stays the same."""
+
+    def describe(item: TrainingItem) -> list[Any]:
+        return [item.image_path.name, item.image_path.stat().st_size, item.defect, item.synthetic]
+
+    described = [[describe(item) for item in part] for part in (items, val_items)]
+    return sha256_json([config_sha256(config), repr(augmentation), seed, described])
+
+
+def _claim(folder: Path, fingerprint: str) -> None:
+    """Mark the folder as this run's, or refuse it as another's."""
+    mark = folder / "run.json"
+    if mark.is_file():
+        _check(folder, read_json(mark)["fingerprint"], fingerprint)
+    write_json(mark, {"fingerprint": fingerprint})
+
+
+def _check(folder: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise ValueError(
+            f"{folder} holds a run with other settings, images or seed; choose another folder or delete this one"
+        )
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _save_checkpoint(accelerator: Accelerator, folder: Path, iteration: int) -> None:
+    """Under a temporary name first: a killed run leaves no half checkpoint."""
+    older = _checkpoints(folder)
+    temporary = folder / "checkpoints" / ".tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    accelerator.save_state(str(temporary))
+    temporary.rename(folder / "checkpoints" / f"checkpoint-{iteration}")
+    for path in older:
+        shutil.rmtree(path)
+
+
+def _resume(accelerator: Accelerator, folder: Path) -> None:
+    checkpoints = _checkpoints(folder)
+    if checkpoints:
+        accelerator.load_state(str(checkpoints[-1]))
+
+
+def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augmentation: A.Compose) -> SegmenterResult:
+    model.load_state_dict(progress.best_weights)
+    save_segmenter(model, folder / "segmenter", threshold=progress.best["threshold"], augmentation=augmentation)
+    result = SegmenterResult(
+        model=model.eval(),
+        threshold=progress.best["threshold"],
+        val_miou=progress.best["val_miou"],
+        iterations=progress.iteration,
+        seconds=progress.seconds,
+        history=progress.history,
+    )
+    write_json(folder / RESULT_FILE, {name: value for name, value in vars(result).items() if name != "model"})
+    shutil.rmtree(folder / "checkpoints")
+    return result
+
+
+def _finished(folder: Path, fingerprint: str) -> SegmenterResult:
+    _check(folder, read_json(folder / "run.json")["fingerprint"], fingerprint)
+    return SegmenterResult(load_segmenter(folder / "segmenter").model, **read_json(folder / RESULT_FILE))

@@ -1,0 +1,309 @@
+"""Laws of the store: what is in it depends on the samples alone, and half of a sample is never visible."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastsynth.data.store import Store, read_manifest
+from fastsynth.files import atomic_write, sha256_file
+from fastsynth.images import encode_png, read_image
+from fastsynth.types import Instance, Layout, Sample, sample_seed
+
+IDENTITY = {
+    "config_sha256": "c" * 64,
+    "model_sha256": None,
+    "data_sha256": "d" * 64,
+    "run_seed": 7,
+    "version": "0.1.0",
+    "defects": ["pit", "scratch"],
+}
+REQUIRED = {
+    *("id", "image", "mask", "category", "defect", "renderer", "source_image", "source_sha256", "mask_source"),
+    *("image_sha256", "mask_sha256", "seed", "num_inference_steps", "model_sha256", "config_sha256"),
+    *("instances", "checks", "version"),
+}
+CHECK_STORE = Path(__file__).resolve().parents[2].parent / "shared" / "accept" / "check_store.py"
+
+
+def make_source(root: Path, *, channels: int = 1, dtype: type = np.uint8) -> np.ndarray:
+    """A noise picture at `plate/train/good/000.png` below the root."""
+    image = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (40, 56, channels)).astype(dtype)
+    atomic_write(root / "plate" / "train" / "good" / "000.png", encode_png(image))
+    return image
+
+
+def make_sample(background: np.ndarray, sample_id: int, *, defects: tuple[str, ...] = ("scratch",)) -> Sample:
+    """Inverts the background inside one small ragged mask per defect."""
+    seed = sample_seed(7, sample_id)
+    rng = np.random.default_rng(seed)
+    instances = []
+    for number, defect in enumerate(defects, start=1):
+        mask = rng.random((6, 9)) < 0.7
+        mask[0, 0] = mask[-1, -1] = True
+        left, top = (int(v) for v in rng.integers(0, 30, 2))
+        instances.append(Instance(number, defect, mask, left, top, shape_source="procedural:test"))
+    layout = Layout(background, "plate/train/good/000.png", "plate", tuple(instances))
+    image = background.copy()
+    image[layout.foreground] = ~image[layout.foreground]
+    mask = layout.foreground.astype(np.uint8) * 255
+    return Sample(image, mask, layout, seed, "invert", notes={"ragged": True})
+
+
+def fill(folder: Path, ids: list[int], background: np.ndarray, *, source_sha256: str = "e" * 64) -> None:
+    with Store.open(folder, identity=IDENTITY) as store:
+        for sample_id in ids:
+            if sample_id not in store.done():
+                defects = ("scratch", "pit") if sample_id % 3 == 0 else ("scratch",)
+                sample = make_sample(background, sample_id, defects=defects)
+                store.write(sample_id, sample, category="plate", source_sha256=source_sha256, extra={"arm": "test"})
+        store.seal()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def background(tmp_path: Path) -> np.ndarray:
+    return make_source(tmp_path / "data")
+
+
+def test_a_line_has_the_documented_keys_sorted_and_the_hashes_of_its_files(tmp_path, background):
+    fill(tmp_path / "store", [123], background)
+    (raw,) = (tmp_path / "store" / "manifest.jsonl").read_text().splitlines()
+    line = json.loads(raw)
+    assert list(line) == sorted(line)
+    assert line.keys() >= REQUIRED
+    assert line["id"] == "000123"
+    assert line["image"] == "plate/train/combined/000123.png"
+    assert line["mask"] == "plate/ground_truth/combined/000123_mask.png"
+    assert line["mask_source"] == "procedural:test"
+    assert line["checks"] == {"outside_unchanged": True, "changed_share": 1.0, "gate": None}
+    assert line["instances"][0].keys() >= {"id", "defect", "bbox", "area"}
+    assert line["arm"] == "test"
+    for key in ("image", "mask", "classes"):
+        assert line[f"{key}_sha256"] == sha256_file(tmp_path / "store" / line[key])
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (1, np.uint16), (3, np.uint16)])
+def test_stored_pixels_come_back_bit_for_bit(tmp_path, channels, dtype):
+    background = make_source(tmp_path / "data", channels=channels, dtype=dtype)
+    sample = make_sample(background, 1)
+    with Store.open(tmp_path / "store", identity=IDENTITY) as store:
+        store.write(1, sample, category="plate", source_sha256="e", extra={})
+        (line,) = store.lines()
+    stored = read_image(tmp_path / "store" / line["image"])
+    assert stored.dtype == dtype
+    np.testing.assert_array_equal(stored, sample.image)
+    np.testing.assert_array_equal(read_image(tmp_path / "store" / line["mask"])[..., 0], sample.mask)
+
+
+def test_class_indices_follow_the_store_wide_order_and_the_topmost_instance(tmp_path, background):
+    sample = make_sample(background, 3, defects=("scratch", "pit"))
+    with Store.open(tmp_path / "store", identity=IDENTITY) as store:
+        store.write(3, sample, category="plate", source_sha256="e", extra={})
+        (line,) = store.lines()
+    classes = read_image(tmp_path / "store" / line["classes"])[..., 0]
+    ids = sample.layout.instance_map()
+    np.testing.assert_array_equal(classes, np.select([ids == 1, ids == 2], [2, 1], 0))
+
+
+def test_order_of_writing_does_not_change_the_sealed_store(tmp_path, background):
+    fill(tmp_path / "a", [0, 1, 2, 3, 4], background)
+    fill(tmp_path / "b", [4, 2], background)
+    fill(tmp_path / "b", [3, 4, 1, 0, 2], background)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_uninterrupted_store(tmp_path, background):
+    fill(tmp_path / "whole", list(range(24)), background)
+    program = (
+        "import importlib.util, pathlib\n"
+        f"spec = importlib.util.spec_from_file_location('store_laws', {str(Path(__file__))!r})\n"
+        "laws = importlib.util.module_from_spec(spec); spec.loader.exec_module(laws)\n"
+        f"laws.write_under_kills(pathlib.Path({str(tmp_path)!r}))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+
+
+def write_under_kills(folder: Path) -> None:
+    """Run in a process of its own, as forking one with threads is unsafe: kill the writer again and again."""
+    background = read_image(folder / "data" / "plate" / "train" / "good" / "000.png")
+    manifest = folder / "killed" / "manifest.jsonl"
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        enough = count_lines(manifest) + int(rng.integers(1, 4))
+        writer = fork_writer(folder / "killed", background)
+        while count_lines(manifest) < enough:
+            time.sleep(0.001)
+        time.sleep(float(rng.uniform(0, 0.005)))
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        for line in read_whole_lines(manifest):
+            for key in ("image", "mask"):
+                assert sha256_file(folder / "killed" / line[key]) == line[f"{key}_sha256"]
+    os.waitpid(fork_writer(folder / "killed", background), 0)
+
+
+def fork_writer(folder: Path, background: np.ndarray) -> int:
+    writer = os.fork()
+    if writer == 0:
+        fill(folder, list(range(24)), background)
+        os._exit(0)
+    return writer
+
+
+def count_lines(manifest: Path) -> int:
+    return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+
+
+def read_whole_lines(manifest: Path) -> list[dict]:
+    return [json.loads(raw) for raw in manifest.read_bytes().splitlines(keepends=True) if raw.endswith(b"\n")]
+
+
+def test_a_cut_off_last_line_temporary_files_and_unnamed_files_are_repaired(tmp_path, background):
+    fill(tmp_path / "store", [0, 1, 2, 3], background)
+    whole = tree(tmp_path / "store")
+    manifest = tmp_path / "store" / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+    (tmp_path / "store" / "plate" / "train" / "scratch" / ".tmp-abc").write_bytes(b"half")
+    (tmp_path / "store" / "plate" / "train" / "scratch" / "000009.png").write_bytes(b"orphan")
+    with Store.open(tmp_path / "store", identity=IDENTITY) as store:
+        assert store.done() == {0, 1, 2}
+        assert [line["id"] for line in store.lines()] == ["000000", "000001", "000002"]
+    fill(tmp_path / "store", [0, 1, 2, 3], background)
+    assert tree(tmp_path / "store") == whole
+
+
+def test_a_line_whose_image_is_gone_becomes_a_gap(tmp_path, background):
+    fill(tmp_path / "store", [0, 1, 2], background)
+    whole = tree(tmp_path / "store")
+    (tmp_path / "store" / "plate" / "train" / "scratch" / "000001.png").unlink()
+    fill(tmp_path / "store", [0, 1, 2], background)
+    assert tree(tmp_path / "store") == whole
+
+
+def test_damage_in_the_middle_of_the_manifest_is_reported_not_repaired(tmp_path, background):
+    fill(tmp_path / "store", [0, 1, 2], background)
+    manifest = tmp_path / "store" / "manifest.jsonl"
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(lines[0] + b"garbage\n" + lines[2])
+    with pytest.raises(ValueError, match=r"manifest\.jsonl:2: not a manifest line"):
+        Store.open(tmp_path / "store", identity=IDENTITY)
+    with pytest.raises(ValueError, match=r"manifest\.jsonl:2"):
+        list(read_manifest(tmp_path / "store"))
+
+
+def test_another_identity_is_refused_and_the_key_is_named(tmp_path, background):
+    fill(tmp_path / "store", [0], background)
+    with pytest.raises(ValueError, match=r"run_seed 7, this run has 8; write to another folder"):
+        Store.open(tmp_path / "store", identity={**IDENTITY, "run_seed": 8})
+
+
+def test_a_folder_of_other_files_never_becomes_a_store(tmp_path, background):
+    with pytest.raises(ValueError, match="is not a store"):
+        Store.open(tmp_path / "data", identity=IDENTITY)
+    assert list(tree(tmp_path / "data")) == ["plate/train/good/000.png"]
+
+
+def test_two_writers_cannot_share_a_store(tmp_path):
+    with (
+        Store.open(tmp_path / "store", identity=IDENTITY),
+        pytest.raises(ValueError, match="being written by another process"),
+    ):
+        Store.open(tmp_path / "store", identity=IDENTITY)
+    Store.open(tmp_path / "store", identity=IDENTITY).close()
+
+
+def test_a_sample_that_breaks_the_contract_leaves_no_trace(tmp_path, background):
+    good = make_sample(background, 0)
+    changed = good.image.copy()
+    outside = np.argwhere(good.mask == 0)[0]
+    changed[tuple(outside)] ^= 1
+    shifted = np.roll(good.mask, 1, axis=0)
+    soft = np.where(good.mask > 0, 128, 0).astype(np.uint8)
+    bad = {
+        "1 pixels changed outside the mask": Sample(changed, good.mask, good.layout, 1, "invert"),
+        "mask differs from the layout": Sample(good.image, shifted, good.layout, 1, "invert"),
+        "values other than 0 and 255": Sample(good.image, soft, good.layout, 1, "invert"),
+        "render at native size": Sample(good.image.astype(np.uint16), good.mask, good.layout, 1, "invert"),
+    }
+    with Store.open(tmp_path / "store", identity=IDENTITY) as store:
+        for message, sample in bad.items():
+            with pytest.raises(ValueError, match=message):
+                store.write(0, sample, category="plate", source_sha256="e", extra={})
+        with pytest.raises(ValueError, match="cannot be a folder name"):
+            store.write(0, good, category="../plate", source_sha256="e", extra={})
+        with pytest.raises(ValueError, match="belong to the manifest"):
+            store.write(0, good, category="plate", source_sha256="e", extra={"seed": 1})
+        assert store.done() == set()
+    assert set(tree(tmp_path / "store")) == {"store.json", ".lock"}
+
+
+def test_an_id_is_written_once(tmp_path, background):
+    with Store.open(tmp_path / "store", identity=IDENTITY) as store:
+        store.write(0, make_sample(background, 0), category="plate", source_sha256="e", extra={})
+        with pytest.raises(ValueError, match="already stored"):
+            store.write(0, make_sample(background, 0), category="plate", source_sha256="e", extra={})
+
+
+@pytest.mark.parametrize("limit", [300, 2500])
+def test_no_room_on_disk_leaves_complete_samples_only(tmp_path, background, limit):
+    """A file size limit stands for the full disk: it stops the images (300 bytes) or the manifest (2500)."""
+    samples = [make_sample(background, sample_id) for sample_id in range(8)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = Store.open(tmp_path / "store", identity=IDENTITY)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        with pytest.raises(OSError, match=r"File too large|disk full"):
+            write_all(store, samples)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        store.close()
+    assert not list((tmp_path / "store").rglob(".tmp-*"))
+    stored = tree(tmp_path / "store").get("manifest.jsonl", b"")
+    assert stored == b"" or stored.endswith(b"\n")
+    with Store.open(tmp_path / "store", identity=IDENTITY) as store:
+        assert len(store.done()) == stored.count(b"\n") < 8
+        write_all(store, [s for i, s in enumerate(samples) if i not in store.done()], first=len(store.done()))
+        store.seal()
+    with Store.open(tmp_path / "whole", identity=IDENTITY) as store:
+        write_all(store, samples)
+    assert tree(tmp_path / "store") == tree(tmp_path / "whole")
+
+
+def write_all(store: Store, samples: list[Sample], *, first: int = 0) -> None:
+    for sample_id, sample in enumerate(samples, start=first):
+        store.write(sample_id, sample, category="plate", source_sha256="e", extra={})
+
+
+def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        Store.open(tmp_path / "file" / "store", identity=IDENTITY)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_read_only_folder_is_an_os_error(tmp_path):
+    (tmp_path / "store").mkdir(mode=0o500)
+    with pytest.raises(PermissionError):
+        Store.open(tmp_path / "store", identity=IDENTITY)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not CHECK_STORE.is_file(), reason="the independent checker is not there")
+def test_the_independent_checker_finds_nothing(tmp_path, background):
+    source = tmp_path / "data" / "plate" / "train" / "good" / "000.png"
+    fill(tmp_path / "store", list(range(7)), background, source_sha256=sha256_file(source))
+    command = [sys.executable, str(CHECK_STORE), str(tmp_path / "store"), str(tmp_path / "data"), "--expect", "7"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

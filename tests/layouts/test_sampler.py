@@ -1,0 +1,168 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastsynth.config import parse_config
+from fastsynth.images import read_image, read_mask
+from fastsynth.layouts.masks import RealMask, tight_box, warp_coordinates
+from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
+
+TILES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile"
+BACKGROUND = np.full((120, 160, 1), 128, np.uint8)
+
+
+def ellipse(shape, centre, axes):
+    return cv2.ellipse(np.zeros(shape, np.uint8), centre, axes, 20, 0, 360, 1, cv2.FILLED) > 0
+
+
+def masks():
+    rim = np.zeros((120, 160), bool)
+    rim[40:70, :12] = True
+    return [
+        RealMask("gt/dent/1_mask.png", "dent", ellipse((120, 160), (60, 50), (20, 9))),
+        RealMask("gt/dent/2_mask.png", "dent", ellipse((120, 160), (100, 90), (7, 6))),
+        RealMask("gt/break/1_mask.png", "break", rim),
+        RealMask("gt/void/1_mask.png", "void", np.zeros((120, 160), bool)),
+    ]
+
+
+def sampler(**changes):
+    return LayoutSampler(masks(), **{**LayoutConfig().model_dump(), **changes})
+
+
+def same(first, second):
+    return len(first.instances) == len(second.instances) and all(
+        a.bbox == b.bbox and a.warp == b.warp and a.shape_source == b.shape_source and np.array_equal(a.mask, b.mask)
+        for a, b in zip(first.instances, second.instances, strict=True)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    defect=st.sampled_from(["dent", "break", "void", "never seen"]),
+    same_class=st.booleans(),
+    rotation=st.sampled_from([(-20.0, 20.0), (-180.0, 180.0)]),
+)
+def test_layouts_hold_their_laws(seed, defect, same_class, rotation):
+    drawing = sampler(instances_range=(1, 3), same_class=same_class, rotation_range=rotation)
+    layout = drawing.draw(BACKGROUND, "good/1.png", "plate", defect, np.random.default_rng(seed))
+    again = drawing.draw(BACKGROUND, "good/1.png", "plate", defect, np.random.default_rng(seed))
+    assert same(layout, again)
+    assert (layout.source, layout.category) == ("good/1.png", "plate")
+    assert [instance.id for instance in layout.instances] == list(range(1, len(layout.instances) + 1))
+    assert layout.instances[0].defect == defect
+    assert not same_class or layout.defect == defect
+    assert sum(instance.area for instance in layout.instances) == layout.foreground.sum()  # nothing overlaps
+    for instance in layout.instances:
+        assert tight_box(instance.mask) == (0, 0, *instance.mask.shape[::-1])
+        if instance.warp is None:
+            assert instance.shape_source.startswith("procedural:")
+        else:
+            assert instance.shape_source == instance.warp.source
+
+
+def test_the_order_of_draws_changes_nothing():
+    drawing = sampler()
+    first = [drawing.draw(BACKGROUND, "a", "b", "dent", np.random.default_rng(seed)) for seed in range(6)]
+    second = [sampler().draw(BACKGROUND, "a", "b", "dent", np.random.default_rng(seed)) for seed in range(5, -1, -1)]
+    assert all(same(a, b) for a, b in zip(first, reversed(second), strict=True))
+
+
+def test_shapes_stay_inside_the_given_region():
+    region = ellipse((120, 160), (80, 60), (50, 35))
+    drawing = sampler(min_inside=1.0, margin=3)
+    eroded = cv2.erode(region.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0
+    for seed in range(20):
+        layout = drawing.draw(BACKGROUND, "a", "b", "dent", np.random.default_rng(seed), region=region)
+        assert not (layout.foreground & ~eroded).any()
+
+
+def test_the_warp_of_an_instance_leads_to_its_real_mask():
+    drawing = sampler(procedural_share=0.0, thickness_range=(0, 0), source_position_share=1.0)
+    sources = {mask.source: mask.foreground for mask in masks()}
+    for seed in range(20):
+        for defect in ("dent", "break"):
+            layout = drawing.draw(BACKGROUND, "a", "b", defect, np.random.default_rng(seed))
+            (instance,) = layout.instances
+            foreground = sources[instance.warp.source].astype(np.float32)
+            map_x, map_y = warp_coordinates(instance.warp, instance.mask.shape)
+            wanted = cv2.remap(foreground, map_x, map_y, cv2.INTER_LINEAR) >= 0.5
+            difference = (wanted ^ instance.mask).astype(np.uint8)
+            assert not cv2.erode(difference, np.ones((3, 3), np.uint8), borderValue=0).any()
+
+
+def test_a_break_at_the_rim_stays_at_the_rim():
+    drawing = sampler(procedural_share=0.0, source_position_share=1.0, flip=False)
+    for seed in range(20):
+        (instance,) = drawing.draw(BACKGROUND, "a", "b", "break", np.random.default_rng(seed)).instances
+        assert instance.left == 0
+        assert instance.mask[:, 0].sum() >= 0.4 * instance.mask.sum(axis=0).max()
+        assert 0.2 < (instance.top + instance.mask.shape[0] / 2) / 120 < 0.7
+
+
+def test_a_type_without_real_masks_is_drawn_procedurally_from_its_configured_kinds():
+    drawing = sampler(procedural_kinds={"new": ("scratch",)})
+    for seed in range(8):
+        (instance,) = drawing.draw(BACKGROUND, "a", "b", "new", np.random.default_rng(seed)).instances
+        assert instance.shape_source == "procedural:scratch"
+        assert instance.warp is None
+
+
+def test_procedural_share_is_the_share_of_procedural_shapes():
+    drawing = sampler(procedural_share=0.3)
+    drawn = [drawing.draw(BACKGROUND, "a", "b", "dent", np.random.default_rng(seed)) for seed in range(120)]
+    assert sum(layout.instances[0].warp is None for layout in drawn) / 120 == pytest.approx(0.3, abs=0.1)
+
+
+def test_a_shape_too_large_for_the_image_shrinks_until_it_fits():
+    small = np.full((24, 30, 3), 128, np.uint8)
+    layout = sampler(procedural_share=0.0).draw(small, "a", "b", "dent", np.random.default_rng(1))
+    assert layout.foreground.any()
+
+
+def test_no_place_at_all_is_one_clear_line():
+    nowhere = np.zeros((120, 160), bool)
+    with pytest.raises(ValueError, match=r"good/7.png: no place for a 'dent' on 160×120 px") as error:
+        sampler().draw(BACKGROUND, "good/7.png", "b", "dent", np.random.default_rng(0), region=nowhere)
+    assert "\n" not in str(error.value)
+
+
+def test_crumbs_beside_real_defects_are_left_out():
+    foreground = ellipse((120, 160), (60, 50), (20, 9))
+    foreground[110, 150] = True
+    drawing = LayoutSampler([RealMask("m", "dent", foreground)], **LayoutConfig().model_dump())
+    assert len(drawing.parts["dent"]) == 1
+
+
+def test_a_descending_range_and_an_unknown_kind_are_refused():
+    with pytest.raises(ValueError, match="the first value is above the second"):
+        parse_config(LayoutConfig, {"scale_range": [2, 1]}, source="x.yaml")
+    with pytest.raises(ValueError, match="procedural_kinds"):
+        parse_config(LayoutConfig, {"procedural_kinds": {"dent": ["star"]}}, source="x.yaml")
+
+
+def test_the_config_needs_no_torch():
+    code = "import sys, fastsynth.layouts.sampler, fastsynth.sheets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not TILES.is_dir(), reason="the real magnetic-tile images are not there")
+def test_every_real_defect_type_finds_a_place_on_real_tiles():
+    real = [
+        RealMask(path.name, folder.name, read_mask(path))
+        for folder in sorted((TILES / "ground_truth").iterdir())
+        for path in sorted(folder.iterdir())[::6]
+    ]
+    drawing = LayoutSampler(real, **LayoutConfig().model_dump())
+    backgrounds = [read_image(path) for path in sorted((TILES / "train" / "good").iterdir())[::90]]
+    for seed, background in enumerate(backgrounds):
+        for defect in ("blowhole", "break", "crack", "fray", "uneven"):
+            assert drawing.draw(background, "a", "b", defect, np.random.default_rng(seed)).defect == defect

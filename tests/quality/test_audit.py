@@ -1,0 +1,229 @@
+"""Laws of the audit: a sound store passes, and every kind of damage is found and named."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastsynth.data.split import Split
+from fastsynth.data.store import Store
+from fastsynth.files import atomic_write, sha256_bytes, sha256_file
+from fastsynth.images import encode_png, read_image
+from fastsynth.quality.audit import audit
+from fastsynth.types import Instance, Layout, Sample
+
+IDENTITY = {
+    "config_sha256": "c",
+    "model_sha256": None,
+    "data_sha256": "d",
+    "run_seed": 7,
+    "version": "0.1.0",
+    "defects": ["pit", "scratch"],
+}
+SOURCES = ("plate/train/good/000.png", "plate/train/good/001.png")
+REAL = ("plate/test/scratch/000.png", "plate/test/scratch/001.png", "plate/test/good/000.png")
+SHAPES = ("plate/ground_truth/scratch/000_mask.png", "plate/ground_truth/scratch/001_mask.png")
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for name in (*SOURCES, *REAL):
+        atomic_write(root / name, encode_png(rng.integers(0, 60000, (24, 32, 1)).astype(np.uint16)))
+    for name in SHAPES:
+        mask = np.where(rng.random((24, 32)) < 0.2, 255, 0).astype(np.uint8)
+        atomic_write(root / name, encode_png(mask))
+    return root
+
+
+@pytest.fixture
+def store(tmp_path: Path, data_root: Path) -> Path:
+    """Three samples: two of one class from either source, and one of two classes."""
+    folder = tmp_path / "store"
+    with Store.open(folder, identity=IDENTITY) as writer:
+        for sample_id, (source, defects) in enumerate(
+            [(SOURCES[0], ["scratch"]), (SOURCES[1], ["scratch"]), (SOURCES[0], ["pit", "scratch"])]
+        ):
+            background = read_image(data_root / source)
+            instances = tuple(
+                Instance(n, defect, np.ones((4, 5), bool), 6 * n, 3 * n, shape_source=SHAPES[0])
+                for n, defect in enumerate(defects, start=1)
+            )
+            layout = Layout(background, source, "plate", instances)
+            image = np.where(layout.foreground[..., None], background + 100, background).astype(np.uint16)
+            mask = layout.foreground.astype(np.uint8) * 255
+            sample = Sample(image, mask, layout, seed=100 + sample_id, renderer="brighter")
+            sha256 = sha256_file(data_root / source)
+            writer.write(sample_id, sample, category="plate", source_sha256=sha256, extra={})
+        writer.seal()
+    return folder
+
+
+def make_split(data_root: Path, *, test: tuple[str, ...]) -> Split:
+    images = (*SOURCES, *REAL)
+    train = tuple(sorted(set(images) - set(test)))
+    return Split(train=train, val=(), test=test, seed=0, sha256={i: sha256_file(data_root / i) for i in images})
+
+
+def read_lines(store: Path) -> list[dict[str, Any]]:
+    return [json.loads(raw) for raw in (store / "manifest.jsonl").read_text().splitlines()]
+
+
+def write_lines(store: Path, lines: list[dict[str, Any]]) -> None:
+    (store / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def edit_line(store: Path, index: int, **values: Any) -> None:
+    lines = read_lines(store)
+    lines[index] |= values
+    write_lines(store, lines)
+
+
+def edit_file(store: Path, index: int, key: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change a picture and make its recorded hash fit, so that only the picture can give it away."""
+    line = read_lines(store)[index]
+    data = encode_png(change(read_image(store / line[key])))
+    (store / line[key]).write_bytes(data)
+    edit_line(store, index, **{f"{key}_sha256": sha256_bytes(data)})
+
+
+def flip_first(image: np.ndarray) -> np.ndarray:
+    image = image.copy()
+    image[0, 0] ^= 1
+    return image
+
+
+def test_a_sound_store_has_no_problems(store, data_root):
+    report = audit(store, data_root=data_root, split=make_split(data_root, test=REAL[1:]))
+    assert report.problems == []
+    assert report.samples == 3
+    assert report.median_changed_share == 1.0
+
+
+PICTURE_DAMAGE = {
+    "1 pixels changed outside the mask": ("image", flip_first),
+    "image is uint8": ("image", lambda image: (image >> 8).astype(np.uint8)),
+    r"image is uint16 \(24, 31, 1\)": ("image", lambda image: image[:, 1:]),
+    r"image is uint16 \(24, 32, 3\)": ("image", lambda image: np.repeat(image, 3, axis=2)),
+    r"mask is uint8 \(24, 32, 3\)": ("mask", lambda mask: np.repeat(mask, 3, axis=2)),
+    r"mask is uint16": ("mask", lambda mask: mask.astype(np.uint16)),
+    r"mask is uint8 \(23, 32, 1\)": ("mask", lambda mask: mask[1:]),
+    r"mask holds the values \[0, 128, 255\]": ("mask", lambda mask: mask - 127 * (np.indices(mask.shape)[0] == 3)),
+    "mask is empty": ("mask", lambda mask: mask * 0),
+    "the instances cover": ("mask", lambda mask: np.roll(mask, 1, axis=1)),
+}
+
+
+@pytest.mark.parametrize("message", PICTURE_DAMAGE)
+def test_a_changed_picture_is_found_though_its_hash_fits(store, data_root, message):
+    key, change = PICTURE_DAMAGE[message]
+    edit_file(store, 0, key, lambda picture: change(picture).astype(change(picture).dtype))
+    assert_found(store, data_root, rf"^000000: {message}")
+
+
+def test_an_unchanged_inside_is_found(store, data_root):
+    edit_file(store, 1, "image", lambda _: read_image(data_root / SOURCES[1]))
+    assert_found(store, data_root, r"^000001: only 0.0% of the mask changed")
+    assert_found(store, data_root, r"^000001: changed_share is recorded as 1.0, it is 0.0000")
+
+
+LINE_DAMAGE: dict[str, dict[str, Any]] = {
+    "id appears twice": {"id": "000000"},
+    "seed 100 appears twice": {"seed": 100},
+    "image_sha256 differs from the file": {"image_sha256": "0"},
+    "mask_sha256 differs from the file": {"mask_sha256": "0"},
+    "source_sha256 differs from the file": {"source_sha256": "0"},
+    "source file .* is missing": {"source_image": "plate/train/good/777.png"},
+    "image file .* is missing": {"image": "plate/train/scratch/777.png"},
+    r"image path '\.\./x\.png' must be relative": {"image": "../x.png"},
+    r"mask path .* with forward slashes": {"mask": "plate\\x.png"},
+    "is named twice": {"mask": "plate/ground_truth/scratch/000000_mask.png"},
+    "version is '9', the store was made with '0.1.0'": {"version": "9"},
+    "config_sha256 is 'x'": {"config_sha256": "x"},
+    "defect is 'pit', its instances say 'scratch'": {"defect": "pit"},
+    "lists no instances": {"instances": []},
+    "do not fit a mask of 20 pixels": {"instances": [{"id": 1, "defect": "scratch", "bbox": [6, 3, 11, 7], "area": 5}]},
+    "outside_unchanged is recorded as False": {
+        "checks": {"outside_unchanged": False, "changed_share": 1.0, "gate": None}
+    },
+    "changed_share is recorded as 0.5": {"checks": {"outside_unchanged": True, "changed_share": 0.5, "gate": None}},
+    "not of the kind the manifest needs": {"checks": 3},
+}
+
+
+@pytest.mark.parametrize("message", LINE_DAMAGE)
+def test_a_changed_line_is_found(store, data_root, message):
+    edit_line(store, 1, **LINE_DAMAGE[message])
+    assert_found(store, data_root, message)
+
+
+def test_a_missing_key_and_a_broken_line_are_found(store, data_root):
+    lines = read_lines(store)
+    del lines[0]["renderer"]
+    write_lines(store, lines)
+    with (store / "manifest.jsonl").open("a") as manifest:
+        manifest.write('{"id": "0000')
+    assert_found(store, data_root, r"manifest\.jsonl:1: keys missing: renderer")
+    assert_found(store, data_root, r"manifest\.jsonl:4: not a complete line")
+
+
+def test_damaged_pictures_are_found(store, data_root):
+    line = read_lines(store)[0]
+    (store / line["image"]).write_bytes(b"no picture")
+    edit_line(store, 0, image_sha256=sha256_bytes(b"no picture"))
+    assert_found(store, data_root, "000000: image is not a readable picture")
+
+
+def test_wrong_class_pictures_are_found(store, data_root):
+    edit_file(store, 2, "classes", lambda classes: np.where(classes == 1, 7, classes).astype(np.uint8))
+    assert_found(store, data_root, "000002: the class-index picture holds .*index 7")
+    edit_file(store, 2, "classes", lambda classes: np.where(classes == 7, 0, classes).astype(np.uint8))
+    assert_found(store, data_root, "does not cover the same pixels as the mask")
+    lines = read_lines(store)
+    del lines[2]["classes"]
+    write_lines(store, lines)
+    assert_found(store, data_root, "holds 2 classes but no class-index picture")
+
+
+def test_stray_files_are_found(store, data_root):
+    (store / "plate" / "train" / "scratch" / "left.png").write_bytes(b"x")
+    (store / "plate" / "ground_truth" / ".tmp-1").write_bytes(b"x")
+    assert_found(store, data_root, r"^plate/train/scratch/left\.png is in no manifest line")
+    assert_found(store, data_root, r"\.tmp-1 is a temporary file left behind")
+
+
+def test_a_store_without_identity_is_found(store, data_root):
+    (store / "store.json").unlink()
+    assert_found(store, data_root, r"store\.json is missing")
+
+
+def test_a_test_image_as_source_is_found_by_its_bytes(store, data_root):
+    copied = data_root / "plate" / "train" / "good" / "renamed.png"
+    copied.write_bytes((data_root / SOURCES[0]).read_bytes())
+    edit_line(store, 0, source_image="plate/train/good/renamed.png")
+    split = make_split(data_root, test=(SOURCES[0],))
+    assert_found(store, data_root, rf"^000000: made from the test image {SOURCES[0]}", split=split)
+
+
+def test_the_mask_of_a_test_image_as_shape_is_found(store, data_root):
+    split = make_split(data_root, test=(REAL[0],))
+    for sample in ("000000", "000002"):
+        assert_found(store, data_root, rf"^{sample}: its shape comes from {SHAPES[0]}", split=split)
+
+
+def test_missing_folders_are_one_clear_error(store, data_root, tmp_path):
+    with pytest.raises(FileNotFoundError, match="pass the folder of a store"):
+        audit(data_root, data_root=data_root, split=None)
+    with pytest.raises(FileNotFoundError, match="pass the data root"):
+        audit(store, data_root=tmp_path / "nowhere", split=None)
+
+
+def assert_found(store: Path, data_root: Path, message: str, *, split: Split | None = None) -> None:
+
+    problems = audit(store, data_root=data_root, split=split).problems
+    assert any(re.search(message, problem) for problem in problems), problems

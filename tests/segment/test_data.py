@@ -1,0 +1,186 @@
+"""Laws of the training crops."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fastsynth.augment import build_augmentation
+from fastsynth.augment_config import AugmentConfig
+from segment.data import CropDataset, ItemCache, TrainingItem, cut, decode_item, to_tensor
+
+
+def write_item(folder, name, defect=None, *, size=(60, 80), spots=((30, 40),), synthetic=False, dtype=np.uint8):
+    """A dark picture; every spot is a bright 3×3 defect."""
+    high = np.iinfo(dtype).max
+    image = np.full(size, high // 5, dtype)
+    mask = np.zeros(size, np.uint8)
+    for y, x in spots if defect else ():
+        image[y : y + 3, x : x + 3] = high
+        mask[y : y + 3, x : x + 3] = 255
+    cv2.imwrite(str(folder / f"{name}.png"), image)
+    if defect is None:
+        return TrainingItem(folder / f"{name}.png", None, None)
+    cv2.imwrite(str(folder / f"{name}_mask.png"), mask)
+    return TrainingItem(folder / f"{name}.png", folder / f"{name}_mask.png", defect, synthetic)
+
+
+def dataset(items, **settings):
+    defaults = {
+        "augmentation": build_augmentation(AugmentConfig(transforms=[])),
+        "crop_size": 32,
+        "batch_size": 8,
+        "normal_share": 0.25,
+        "synthetic_ratio": 0.0,
+        "random_share": 0.0,
+        "zoom": (0.7, 1.4),
+        "cache_bytes": 10**7,
+        "seed": 3,
+    }
+    return CropDataset(items, **(defaults | settings))
+
+
+def drawn(crops, count):
+    return [crops.draw_item(n, np.random.default_rng((0, n))) for n in range(count)]
+
+
+@pytest.fixture
+def items(tmp_path):
+    normal = [write_item(tmp_path, f"normal{i}") for i in range(3)]
+    # nine of one type, one of the other: types must be balanced all the same
+    scratches = [write_item(tmp_path, f"scratch{i}", "scratch") for i in range(9)]
+    return [*normal, *scratches, write_item(tmp_path, "hole", "hole")]
+
+
+def test_every_batch_holds_the_same_mixture(items):
+    crops = dataset(items)
+    for batch in range(6):
+        drawn_items = [crops.draw_item(batch * 8 + i, np.random.default_rng(i)) for i in range(8)]
+        assert Counter(item.defect for item in drawn_items) == {None: 2, "hole": 3, "scratch": 3}
+
+
+def test_normal_crops_are_empty_and_defect_crops_show_the_defect(items):
+    crops = dataset(items)
+    for number in range(24):
+        crop = crops[number]
+        assert crop["image"].shape == (3, 32, 32)
+        assert crop["foreground"].shape == (1, 32, 32)
+        assert crop["foreground"].any() == (number % 8 >= 2)
+
+
+def test_foreground_lies_on_the_defect(items):
+    crops = dataset(items, zoom=(1.0, 1.0))
+    for number in range(16):
+        crop = crops[number]
+        assert torch.equal(crop["image"][:1] > 0.9, crop["foreground"] > 0)
+
+
+def test_a_crop_depends_on_seed_and_number_alone(items):
+    augmentation = build_augmentation(AugmentConfig())
+    first, second = (dataset(items, augmentation=augmentation, cache_bytes=cache) for cache in (10**7, 0))
+    forward = [first[n] for n in range(12)]
+    backward = [second[n] for n in reversed(range(12))][::-1]
+    for a, b in zip(forward, backward, strict=True):
+        assert torch.equal(a["image"], b["image"])
+        assert torch.equal(a["foreground"], b["foreground"])
+    other = dataset(items, augmentation=augmentation, seed=4)
+    assert not all(torch.equal(forward[n]["image"], other[n]["image"]) for n in range(12))
+
+
+def test_synthetic_ratio_is_the_share_of_synthetic_defect_crops(tmp_path, items):
+    items = [*items, write_item(tmp_path, "made", "scratch", synthetic=True)]
+    for ratio in (0.0, 0.3, 1.0):
+        picked = [i for i in drawn(dataset(items, synthetic_ratio=ratio), 4000) if i.defect == "scratch"]
+        assert np.mean([item.synthetic for item in picked]) == pytest.approx(ratio, abs=0.05)
+
+
+def test_synthetic_only_never_shows_a_real_defect(tmp_path, items):
+    items = [*items, write_item(tmp_path, "made", "scratch", synthetic=True)]
+    picked = [i for i in drawn(dataset(items, synthetic_ratio=1.0), 400) if i.defect is not None]
+    assert {(item.defect, item.synthetic) for item in picked} == {("scratch", True)}
+
+
+def test_small_regions_are_seen_as_often_as_large_ones(tmp_path):
+    item = write_item(tmp_path, "two", "hole", size=(400, 400), spots=((20, 20),))
+    mask = cv2.imread(str(item.mask_path), cv2.IMREAD_GRAYSCALE)
+    mask[200:380, 200:380] = 255
+    cv2.imwrite(str(item.mask_path), mask)
+    crops = dataset([item], normal_share=0.0)
+    small = np.mean([float(crops[n]["foreground"].sum()) < 40 for n in range(200)])
+    assert small == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 7), (20, 200)])
+def test_images_smaller_than_a_crop_are_mirrored(tmp_path, size):
+    item = write_item(tmp_path, "tiny", "hole", size=size, spots=((0, 0),))
+    crop = dataset([item], normal_share=0.0, random_share=0.5)[1]
+    assert crop["image"].shape == (3, 32, 32)
+
+
+def test_cut_equals_a_crop_of_the_mirrored_image():
+    image = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    mirrored = np.pad(image, [(15, 15), (15, 15), (0, 0)], mode="reflect")
+    for left, top, side in [(-3, -9, 36), (7, -4, 23), (2, 3, 10), (-10, -12, 44)]:
+        expected = mirrored[top + 15 : top + 15 + side, left + 15 : left + 15 + side]
+        np.testing.assert_array_equal(cut(image, left, top, side), expected)
+
+
+def test_8_and_16_bit_give_the_same_tensor(tmp_path):
+    eight, sixteen = (write_item(tmp_path, d.__name__, "hole", dtype=d) for d in (np.uint8, np.uint16))
+    a, b = (to_tensor(decode_item(item).image) for item in (eight, sixteen))
+    torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    assert a.min() == pytest.approx(-0.6)
+    assert a.max() == 1
+
+
+def test_grey_is_repeated_and_ends_map_to_minus_one_and_one():
+    tensor = to_tensor(np.array([[[0], [255]]], np.uint8))
+    assert torch.equal(tensor, torch.tensor([[[-1.0, 1.0]]]).expand(3, 1, 2))
+
+
+def test_cache_stays_within_its_budget_and_forgets_the_least_recently_used(items):
+    size = decode_item(items[0]).nbytes
+    cache = ItemCache(2 * size)
+    a, b, c = items[:3]
+    kept = cache.load(a)
+    cache.load(b)
+    assert cache.load(a) is kept
+    cache.load(c)
+    assert cache.used <= 2 * size
+    assert cache.load(a) is kept
+    assert list(cache._decoded) == [c, a]
+
+
+def test_mixtures_that_cannot_be_filled_are_refused(items):
+    defects = [item for item in items if item.defect]
+    with pytest.raises(ValueError, match="no normal image"):
+        dataset(defects)
+    with pytest.raises(ValueError, match="no defect image"):
+        dataset(items[:3])
+    with pytest.raises(ValueError, match="no defect image"):
+        dataset(items, synthetic_ratio=1.0)
+    with pytest.raises(ValueError, match="no item is synthetic"):
+        dataset(items, synthetic_ratio=0.5)
+    with pytest.raises(ValueError, match="leaves no defect"):
+        dataset(items, normal_share=1.0)
+
+
+def test_items_that_contradict_themselves_are_refused(tmp_path, items):
+    with pytest.raises(ValueError, match="needs both"):
+        TrainingItem(tmp_path / "a.png", None, "hole")
+    wrong = write_item(tmp_path, "wrong", "hole", size=(40, 40))
+    empty = write_item(tmp_path, "empty", "hole", spots=())
+    with pytest.raises(ValueError, match="its image's size"):
+        decode_item(TrainingItem(items[0].image_path, wrong.mask_path, "hole"))
+    with pytest.raises(ValueError, match="is empty"):
+        decode_item(empty)
+
+
+def test_an_augmentation_that_resizes_is_refused(items):
+    crops = dataset(
+        items, augmentation=build_augmentation(AugmentConfig(transforms=[{"name": "Resize", "height": 8, "width": 8}]))
+    )
+    with pytest.raises(ValueError, match="remove what resizes"):
+        [crops[n] for n in range(8)]
