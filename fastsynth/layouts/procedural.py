@@ -106,7 +106,7 @@ def scratch(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     bow = rng.uniform(-0.06, 0.06) * length * 4 * t * (1 - t)
     along, across = _direction(heading), _direction(heading + np.pi / 2)
     points = length * t[:, None] * along + bow[:, None] * across
-    widest = _enlarged(length) * rng.uniform(1, 3)
+    widest = max(1.0, _enlarged(length) * rng.uniform(1, 3) * min(1.0, length / 40))
     return _draw_lines([(points, 1 + (widest - 1) * np.sqrt(np.sin(np.pi * t).clip(0)))])
 
 

@@ -48,7 +48,7 @@ def train_renderer(run: Run) -> Path:
     if (run.model_folder / TRAINED).is_file():
         return run.model_folder
     with run.stage("train"):
-        exemplars = _exemplars(run)
+        exemplars = training_exemplars(run)
         normals = run.training_normals()
         pipeline = _new_pipeline(run, exemplars)
         training = settings.training
@@ -97,7 +97,7 @@ def load_renderer(run: Run) -> Renderer:
     pipeline.to(_device(run))
     return FASTRenderer(
         pipeline,
-        ExemplarBank(_exemplars(run)),
+        ExemplarBank(training_exemplars(run)),
         context=settings.context,
         num_inference_steps=settings.num_inference_steps,
         farm=settings.farm,
@@ -219,7 +219,8 @@ def _identity(run: Run) -> Identity:
     )
 
 
-def _exemplars(run: Run) -> list[Exemplar]:
+def training_exemplars(run: Run) -> list[Exemplar]:
+    """The training defects, decoded. Raises ValueError for a mask that does not fit its image."""
     found = []
     for record in run.training_defects():
         assert record.defect is not None

@@ -1,0 +1,240 @@
+"""Is the shipped autoencoder good enough? The same UNet, data, steps and sampler in its latents and in a yardstick's.
+
+    python benchmarks/autoencoder.py configs/magnetic_tile.yaml --yardstick FOLDER [--steps 300] [--samples 100]
+
+FOLDER holds taef2_encoder.pth and taef2_decoder.pth (TAEF2, O. B. Bohan, MIT). For both: PSNR on 128 px defect crops,
+then FAST trained on the run's training third, samples from pure noise on the same layouts and seeds, and their
+foreground KID against the real test defects. Writes benchmarks/results/autoencoder_<data>.json and a sheet.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from record import RESULTS, record
+from torch import Tensor, nn
+
+from fastsynth.config import load_config
+from fastsynth.diffusion.base import build_scheduler, build_unet, load_autoencoder
+from fastsynth.diffusion.conditioning import DefectTokens
+from fastsynth.diffusion.crop import ValueRange, crop_around, cut, to_model
+from fastsynth.diffusion.exemplar import Exemplar, ExemplarBank
+from fastsynth.diffusion.farm import FARM
+from fastsynth.diffusion.pipeline import FASTPipeline
+from fastsynth.diffusion.renderer import FASTRenderer
+from fastsynth.diffusion.training import train_fast
+from fastsynth.diffusion.views import defect_views, encode_views, normal_views
+from fastsynth.quality.image_metrics import KID_NAME, defect_crops, kid, trunk_features
+from fastsynth.recipes.rendering import draw_layouts, training_exemplars
+from fastsynth.run import Run
+from fastsynth.run_config import RunConfig
+from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
+from fastsynth.types import Sample, sample_seed
+
+UNIT = 10
+
+
+class Block(nn.Module):
+    """ReLU(c(x) + x); at the smallest size x first gets a path through a wider, normalised 1×1."""
+
+    def __init__(self, *, wide: bool) -> None:
+        super().__init__()
+        steps: list[nn.Module] = [nn.Conv2d(64, 64, 3, padding=1)]
+        for _ in range(2):
+            steps += [nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)]
+        self.conv = nn.Sequential(*steps)
+        self.pool = (
+            nn.Sequential(
+                nn.Conv2d(64, 256, 1, bias=False), nn.GroupNorm(4, 256), nn.ReLU(), nn.Conv2d(256, 64, 1, bias=False)
+            )
+            if wide
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return torch.relu(self.conv(x) + x)
+
+
+class Yardstick(nn.Module):
+    """TAEF2 behind the interface of `CompactAutoencoder`; latents whitened per channel by `measure`."""
+
+    config = {"latent_channels": 32}  # noqa: RUF012 (read like a diffusers config)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        down = [nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False) for _ in range(3)]
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, 64, 3, padding=1),
+            Block(wide=False),
+            *(layer for i in range(3) for layer in (down[i], *(Block(wide=i == 2) for _ in range(3)))),
+            nn.Conv2d(64, 32, 3, padding=1),
+        )
+        up = [layer for i in range(3) for layer in self._up(i)]
+        self.decoder = nn.Sequential(
+            nn.Identity(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), *(Block(wide=True) for _ in range(3)), *up,
+            nn.Conv2d(64, 3, 3, padding=1),
+        )  # fmt: skip
+        for part in ("encoder", "decoder"):
+            tensors = torch.load(folder / f"taef2_{part}.pth", map_location="cpu", weights_only=True)
+            getattr(self, part).load_state_dict(tensors)
+        self.register_buffer("mean", torch.zeros(1, 32, 1, 1))
+        self.register_buffer("std", torch.ones(1, 32, 1, 1))
+        self.eval().requires_grad_(False)
+
+    @staticmethod
+    def _up(_: int) -> list[nn.Module]:
+        widen = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+        return [nn.Upsample(scale_factor=2), widen, *(Block(wide=False) for _ in range(3))]
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def measure(self, pictures: Tensor) -> None:
+        """Whitening statistics from pictures (B, 3, H, W) in [-1, 1]."""
+        latents = self.encoder((pictures + 1) / 2)
+        self.mean, self.std = latents.mean((0, 2, 3), keepdim=True), latents.std((0, 2, 3), keepdim=True)
+
+    def encode(self, image: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(latents=(self.encoder((image + 1) / 2) - self.mean) / self.std)
+
+    def decode(self, latents: Tensor) -> SimpleNamespace:
+        squashed = torch.tanh((latents * self.std + self.mean) / 3) * 3
+        return SimpleNamespace(sample=self.decoder(squashed) * 2 - 1)
+
+
+class Parts(nn.Module):
+    """A pipeline that need not be saved: the yardstick is no diffusers model."""
+
+    sample = FASTPipeline.sample
+    size = FASTPipeline.size
+    __call__ = FASTPipeline.__call__
+
+    def __init__(self, vae: nn.Module, unet: nn.Module, farm: FARM, tokens: DefectTokens) -> None:
+        super().__init__()
+        self.vae, self.unet, self.farm, self.tokens = vae, unet, farm, tokens
+        self.scheduler = build_scheduler(kernel="exact", spacing="logsnr", solver_order=2)
+
+    def progress_bar(self, timesteps: Tensor) -> Tensor:
+        return timesteps
+
+    def set_progress_bar_config(self, **_: object) -> None:
+        pass
+
+
+def psnr(autoencoder: nn.Module, pictures: Tensor) -> float:
+    """Mean over pictures, in dB, of pictures in [-1, 1] clipped to their range."""
+    with torch.no_grad():
+        decoded = autoencoder.decode(autoencoder.encode(pictures).latents).sample.clamp(-1, 1)
+    error = ((decoded - pictures) / 2).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps: int, samples: int) -> list[Sample]:
+    """Train FAST in the autoencoder's latents and draw `samples` from pure noise."""
+    settings, training, base = run.config.renderer, run.config.renderer.training, run.config.renderer.base
+    torch.manual_seed(run.config.seed)
+    pairs = sorted({(e.category, e.defect) for e in exemplars})
+    unet = build_unet(
+        latent_channels=32,
+        size=settings.crop_size,
+        block_out_channels=base.block_out_channels,
+        layers_per_block=base.layers_per_block,
+        token_width=base.token_width,
+    )
+    tokens = DefectTokens(
+        pairs=[list(p) for p in pairs], num_tokens=base.tokens_per_defect, cross_attention_dim=base.token_width
+    )
+    parts = Parts(autoencoder, unet, FARM(in_channels=32, class_embed_dim=base.token_width), tokens)
+    normals = run.training_normals()
+    rng = np.random.default_rng((run.config.seed, 1))
+
+    def read_normal(index: int) -> tuple[np.ndarray, str]:
+        return run.read(normals[index])[0], normals[index].category
+
+    size, context = settings.crop_size, settings.context
+    count, clean_count = training.defect_crops // 3, training.normal_crops // 3
+    views = defect_views(exemplars, count=count, size=size, context=context, rng=rng)
+    defects = encode_views(views, autoencoder, tokens, total=count)
+    clean_views = normal_views(
+        read_normal, len(normals), exemplars, count=clean_count, size=size, context=context, rng=rng
+    )
+    clean = encode_views(clean_views, autoencoder, tokens, total=clean_count)
+    options = training.model_dump(exclude={"defect_crops", "normal_crops", "max_train_steps", "save_every"})
+    with tempfile.TemporaryDirectory() as folder:
+        train_fast(
+            parts, defects, clean, output=Path(folder), seed=run.config.seed, max_train_steps=steps,
+            save_every=steps, log=lambda _: None, **options,
+        )  # fmt: skip
+    renderer = FASTRenderer(
+        parts,
+        ExemplarBank(exemplars),
+        context=context,
+        num_inference_steps=settings.num_inference_steps,
+        farm="off",
+        start="noise",
+        strength=1.0,
+        feather=settings.feather,
+    )
+    drawn: list[Sample] = []
+    for start in range(0, samples, UNIT):
+        ids = range(start, start + UNIT)
+        drawn += renderer.render(list(draw_layouts(run, ids)), [sample_seed(run.config.seed, i) for i in ids])
+    return drawn
+
+
+def features(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    return trunk_features(defect_crops([image for image, _ in pairs], [foreground for _, foreground in pairs]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--yardstick", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=100)
+    arguments = parser.parse_args()
+    run = Run(load_config(RunConfig, arguments.config))
+    exemplars = training_exemplars(run)
+    real = [run.read(record) for record in run.records("test", normal=False)]
+    crops = [
+        to_model(cut(e.image, crop_around(_box(e.foreground), image_size=e.foreground.shape)), size=128,
+                 values=ValueRange.of(e.image))
+        for e in exemplars
+    ]  # fmt: skip
+    pictures = torch.from_numpy(np.stack(crops))
+    yardstick = Yardstick(arguments.yardstick)
+    yardstick.measure(pictures)
+    rng = np.random.default_rng(run.config.seed)
+    found, rows, labels = (
+        {},
+        [[defect_tile(*pair, size=128, outline=False) for pair in real[:: len(real) // 10][:10]]],
+        ["real"],
+    )
+    for name, autoencoder in (("shipped", load_autoencoder(None)), ("yardstick", yardstick)):
+        samples = trial(run, autoencoder, exemplars, steps=arguments.steps, samples=arguments.samples)
+        pairs = [(sample.image, sample.mask > 0) for sample in samples]
+        distance = kid(features(real), features(pairs), rng=rng)
+        found[name] = {"psnr_db": psnr(autoencoder, pictures), "kid": distance._asdict()}
+        rows.append([defect_tile(*pair, size=128, outline=False) for pair in pairs[:10]])
+        labels.append(name)
+        print(name, found[name])
+    name = f"autoencoder_{arguments.config.stem}"
+    save_sheet(RESULTS / f"{name}.jpg", contact_sheet(rows, row_labels=labels, tile=128))
+    trial_of = {"steps": arguments.steps, "samples": arguments.samples, "seed": run.config.seed, "metric": KID_NAME}
+    print(record(name, {"trial": trial_of, "autoencoders": found}))
+
+
+def _box(foreground: np.ndarray) -> tuple[int, int, int, int]:
+    y, x = np.nonzero(foreground)
+    return int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""How much of FAST's time is the UNet: python benchmarks/sampling.py [repeats]
+
+Times, in one process and in turn, one UNet forward, one decode, one encode, one FARM forward, and the whole pipeline
+(tensors in, tensors out) at 10 steps, batch 16, 128 px. Prints medians and the ratio
+
+    whole pipeline / (10 · UNet forward + decode).
+
+Weights do not change the time, so they are fresh.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from record import record
+
+from fastsynth.diffusion.base import build_scheduler, build_unet, latent_mask, load_autoencoder, unet_input
+from fastsynth.diffusion.conditioning import DefectTokens
+from fastsynth.diffusion.config import FASTConfig
+from fastsynth.diffusion.farm import FARM
+from fastsynth.diffusion.pipeline import FASTPipeline
+
+BATCH, STEPS = 16, 10
+
+
+def main(repeats: int) -> None:
+    config = FASTConfig()
+    size, width = config.crop_size, config.base.token_width
+    vae = load_autoencoder(None)
+    channels = int(vae.config["latent_channels"])
+    unet = build_unet(
+        latent_channels=channels,
+        size=size,
+        block_out_channels=config.base.block_out_channels,
+        layers_per_block=config.base.layers_per_block,
+        token_width=width,
+    )
+    farm = FARM(in_channels=channels, class_embed_dim=width)
+    tokens = DefectTokens(pairs=[["a", "b"]], num_tokens=config.base.tokens_per_defect, cross_attention_dim=width)
+    scheduler = build_scheduler(kernel="exact", spacing="logsnr", solver_order=2)
+    pipeline = FASTPipeline(vae=vae, unet=unet.eval(), scheduler=scheduler, farm=farm.eval(), tokens=tokens)
+    pipeline.set_progress_bar_config(disable=True)
+
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand((BATCH, 3, size, size), generator=generator) * 2 - 1
+    masks = torch.zeros(BATCH, 1, size, size)
+    masks[:, :, size // 3 : size // 2, size // 3 : size // 2] = 1
+    latents = torch.randn((BATCH, channels, size // 8, size // 8), generator=generator)
+    rows = torch.zeros(BATCH, dtype=torch.long)
+    moment = torch.full((BATCH,), 500)
+
+    parts: dict[str, Callable[[], object]] = {
+        "unet": lambda: unet(unet_input(latents, latents, masks), 500, tokens(rows)),
+        "farm": lambda: farm(latents, latent_mask(masks), moment, tokens.pooled(rows)),
+        "encode": lambda: vae.encode(pictures),
+        "decode": lambda: vae.decode(latents),
+        "pipeline": lambda: pipeline(
+            pictures, masks, "a", "b", num_inference_steps=STEPS, generator=generator, output_type="pt"
+        ),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    with torch.no_grad():
+        for repeat in range(repeats + 1):
+            for name, call in parts.items():
+                started = time.perf_counter()
+                call()
+                if repeat > 0:  # the first round warms up
+                    seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    ratios = [
+        p / (STEPS * u + d) for p, u, d in zip(seconds["pipeline"], seconds["unet"], seconds["decode"], strict=True)
+    ]
+    values = {
+        "batch": BATCH,
+        "steps": STEPS,
+        "threads": torch.get_num_threads(),
+        "seconds": {name: {"median": median[name], "min": min(t), "max": max(t)} for name, t in seconds.items()},
+        "pipeline_over_unet_and_decode": {
+            "median": statistics.median(ratios),
+            "min": min(ratios),
+            "max": max(ratios),
+        },
+        "farm_over_unet": median["farm"] / median["unet"],
+        "encode_over_unet": median["encode"] / median["unet"],
+    }
+    for name, value in median.items():
+        print(f"{name:9} {value:.3f} s")
+    print(
+        f"pipeline / ({STEPS} UNet + decode): {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    )
+    print(f"FARM / UNet: {values['farm_over_unet']:.3f}; encode / UNet: {values['encode_over_unet']:.3f}")
+    print(record("sampling", values))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
