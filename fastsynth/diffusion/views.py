@@ -5,9 +5,12 @@ B crops, S model size, C latent channels, h = w = S/8.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,6 +18,7 @@ from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
 from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, to_model
 from fastsynth.diffusion.exemplar import Exemplar
+from fastsynth.files import atomic_write
 from fastsynth.layouts.masks import RealMask, split_parts
 
 CONTEXT_JITTER = 1.4
@@ -41,6 +45,14 @@ class EncodedViews:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def save(self, path: Path) -> None:
+        """As safetensors, atomically: a resumed training need not encode again."""
+        atomic_write(path, save(vars(self)))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls(**load_file(path))
 
     def batch(self, picks: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Latents, mask images (float) and rows of the picked views."""

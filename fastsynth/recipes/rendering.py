@@ -22,7 +22,7 @@ from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import train_fast
-from fastsynth.diffusion.views import defect_views, encode_views, normal_views
+from fastsynth.diffusion.views import EncodedViews, defect_views, encode_views, normal_views
 from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, sha256_json, write_json
 from fastsynth.images import encode_png, read_image
 from fastsynth.quality.audit import AuditReport, audit
@@ -49,32 +49,13 @@ def train_renderer(run: Run) -> Path:
         return run.model_folder
     with run.stage("train"):
         exemplars = training_exemplars(run)
-        normals = run.training_normals()
         pipeline = _new_pipeline(run, exemplars)
         training = settings.training
-
-        def read_normal(index: int) -> tuple[np.ndarray, str]:
-            return run.read(normals[index])[0], normals[index].category
-
-        size, context, rng = settings.crop_size, settings.context, np.random.default_rng((run.config.seed, 1))
-        defects = encode_views(
-            defect_views(exemplars, count=training.defect_crops, size=size, context=context, rng=rng),
-            pipeline.vae,
-            pipeline.tokens,
-            total=training.defect_crops,
-        )
-        clean = encode_views(
-            normal_views(
-                read_normal, len(normals), exemplars, count=training.normal_crops, size=size, context=context, rng=rng
-            ),
-            pipeline.vae,
-            pipeline.tokens,
-            total=training.normal_crops,
-        )
+        defects, normals = _encoded_views(run, pipeline, exemplars)
         seconds = train_fast(
             pipeline,
             defects,
-            clean,
+            normals,
             output=run.folder,
             seed=run.config.seed,
             log=lambda values: run.log({"stage": "train", **values}),
@@ -228,6 +209,40 @@ def training_exemplars(run: Run) -> list[Exemplar]:
         image, foreground = run.read(record)
         found.append(Exemplar(image, foreground, record.category, record.defect, record.mask))
     return found
+
+
+def _encoded_views(
+    run: Run, pipeline: FASTPipeline, exemplars: Sequence[Exemplar]
+) -> tuple[EncodedViews, EncodedViews]:
+    """Views of defects and of normals, encoded once and kept on disk while the training can still be interrupted."""
+    settings, normals = run.config.renderer, run.training_normals()
+    defect_count, normal_count = settings.training.defect_crops, settings.training.normal_crops
+    made_from = [
+        sha256_json(run.split.sha256),
+        run.config.seed,
+        settings.crop_size,
+        settings.context,
+        defect_count,
+        normal_count,
+        sha256_bytes(b"".join(t.cpu().numpy().tobytes() for t in pipeline.vae.state_dict().values())),
+    ]
+    folder = run.folder / "cache" / f"views-{sha256_json(made_from)[:12]}"
+
+    def read_normal(index: int) -> tuple[np.ndarray, str]:
+        return run.read(normals[index])[0], normals[index].category
+
+    size, context = settings.crop_size, settings.context
+    rngs = [np.random.default_rng((run.config.seed, stream)) for stream in (1, 2)]
+    of_defects = defect_views(exemplars, count=defect_count, size=size, context=context, rng=rngs[0])
+    of_normals = normal_views(
+        read_normal, len(normals), exemplars, count=normal_count, size=size, context=context, rng=rngs[1]
+    )
+    views = {"defects": (of_defects, defect_count), "normals": (of_normals, normal_count)}
+    for name, (drawn, total) in views.items():
+        path = folder / f"{name}.safetensors"
+        if not path.is_file():
+            encode_views(drawn, pipeline.vae, pipeline.tokens, total=total).save(path)
+    return EncodedViews.load(folder / "defects.safetensors"), EncodedViews.load(folder / "normals.safetensors")
 
 
 def _new_pipeline(run: Run, exemplars: Sequence[Exemplar]) -> FASTPipeline:
