@@ -4,20 +4,26 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 ran but a check 
 Nothing heavy is imported before a verb runs, so that --help answers at once.
 """
 
+import errno
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastsynth import __version__
+from fastsynth.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from fastsynth.run import Run
     from fastsynth.run_config import RunConfig
 
 FAILED, WRONG_USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, 130
+
+DISK_FULL = "free some space and run the same command again"
+ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), DISK_FULL)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -331,14 +337,27 @@ def preset(name: str) -> Path:
 
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr, never a traceback."""
+    warnings.formatwarning = lambda message, *_, **__: f"fastsynth: {message}\n"
     try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to continue", INTERRUPTED)
+        app()
+    except SystemExit as stopped:
+        if stopped.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            typer.echo("\nfastsynth: stopped; run the same command again to continue", err=True)
+        raise
+    except CheckFailedError as error:
+        _fail(str(error), CHECK_FAILED)
     except (ValueError, FileNotFoundError, NotADirectoryError) as error:
-        _fail(str(error), WRONG_USAGE)
+        _fail(_message(error), WRONG_USAGE)
     except (OSError, ImportError, MemoryError) as error:
-        _fail(str(error) or type(error).__name__, FAILED)
+        _fail(_message(error), FAILED)
+
+
+def _message(error: Exception) -> str:
+    """One line. What the operating system says gets the file's name and what to do."""
+    if isinstance(error, OSError) and error.strerror:
+        advice = ADVICE.get(error.errno or 0, "check the path and its permissions")
+        return f"{error.filename or 'writing a file'}: {error.strerror}; {advice}"
+    return str(error) or type(error).__name__
 
 
 def _fail(message: str, code: int) -> None:
@@ -363,7 +382,7 @@ def _open(path: Path, overrides: list[str], seed: int | None, device: str | None
 
 def _describe(opened: "Run") -> None:
     """What --dry-run prints."""
-    config, split = opened.config, opened.split
+    config, split = opened.config, opened.planned_split()
     typer.echo(f"data: {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test images")
     typer.echo(f"train: {config.renderer.kind}, {config.renderer.training.max_train_steps} steps")
     typer.echo(f"generate: {config.generate.count} samples in {opened.store_folder}")

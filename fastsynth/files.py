@@ -22,8 +22,10 @@ def atomic_write(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the system names the temporary file, or none
         raise
 
 
@@ -55,11 +57,11 @@ def sha256_json(value: Any) -> str:
     return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
-def sha256_folder(folder: Path) -> str:
-    """Hash over the names and contents of all files below `folder`."""
+def sha256_folder(folder: Path, pattern: str = "*") -> str:
+    """Hash over the names and contents of all files below `folder` whose name fits `pattern`."""
     lines = [
         f"{path.relative_to(folder).as_posix()} {sha256_file(path)}"
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(folder.rglob(pattern))
         if path.is_file()
     ]
     return sha256_bytes("\n".join(lines).encode())

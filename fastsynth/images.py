@@ -3,6 +3,7 @@
 Decoding is OpenCV's, so that a pixel here is the pixel everybody else's tools see; Pillow only reads headers.
 """
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ MAX_PIXELS = 256_000_000
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The picture at `path`: (H, W, 1 or 3), uint8 or uint16. An alpha channel is dropped.
+    """The picture at `path`: (H, W, 1 or 3), uint8 or uint16. An alpha channel is dropped with a warning.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -27,6 +28,7 @@ def read_image(path: Path) -> np.ndarray:
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == 4:
+        warnings.warn("pictures with an alpha channel: it is dropped", stacklevel=2)
         image = image[..., :3]
     if image.shape[2] == 3:
         image = image[..., ::-1]
@@ -94,8 +96,6 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
         with Image.open(path) as header:
             return header.mode, header.size
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path}: {error}; at most {MAX_PIXELS:,} pixels are read") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path}: not a readable image; wanted PNG, JPEG, BMP or TIFF") from error
 
@@ -124,4 +124,4 @@ def _truncated(data: bytes) -> bool:
     return data[:8] == b"\x89PNG\r\n\x1a\n" and b"IEND" not in data[-64:]
 
 
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is checked here

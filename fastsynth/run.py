@@ -18,7 +18,7 @@ from fastsynth.config import dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
 from fastsynth.data.split import LeakGuard, Part, Split, make_split
 from fastsynth.environment import environment
-from fastsynth.files import atomic_write, sha256_json, write_json
+from fastsynth.files import atomic_write, read_json, sha256_json, write_json
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.sampler import LayoutSampler
@@ -26,10 +26,13 @@ from fastsynth.run_config import RunConfig
 
 FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
 """Sections that cannot change a sample: the data are hashed by content, and more samples may be added."""
+TRAINING_KEYS = {"kind", "base", "training", "crop_size", "context"}
+"""Keys of the section `renderer` on which the trained weights depend; the others may change after training."""
+TRAINED_FROM = "trained_from.json"
 
 
 class Run:
-    """One run folder. Opening it writes config.yaml, environment.json and, once, split.json.
+    """One run folder. Opening it only reads: a stage writes config.yaml and environment.json, first use split.json.
 
     Raises ValueError or FileNotFoundError for data that cannot be used.
     """
@@ -39,9 +42,11 @@ class Run:
         self.folder = config.output
         self.dataset: DataSet = open_dataset(config.data.root, categories=config.data.categories)
         require_defects(self.dataset)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.folder / "config.yaml", dump_config(config).encode())
-        write_json(self.folder / "environment.json", environment())
+        self._refuse_other_model()
+
+    @property
+    def split_path(self) -> Path:
+        return self.folder / "split.json"
 
     @property
     def store_folder(self) -> Path:
@@ -54,18 +59,23 @@ class Run:
     @cached_property
     def split(self) -> Split:
         """split.json, made at first use and never again."""
-        path = self.folder / "split.json"
-        if not path.is_file():
-            settings = self.config.split
-            made = make_split(
-                self.dataset,
-                train_fraction=settings.train_fraction,
-                val_fraction=settings.val_fraction,
-                seed=self.config.seed,
-                near_duplicates=settings.near_duplicates,
-            )
-            made.write(path)
-        return Split.read(path)
+        planned = self.planned_split()
+        if not self.split_path.is_file():
+            planned.write(self.split_path)
+        return planned
+
+    def planned_split(self) -> Split:
+        """What split.json holds, or will; writes nothing."""
+        if self.split_path.is_file():
+            return Split.read(self.split_path)
+        settings = self.config.split
+        return make_split(
+            self.dataset,
+            train_fraction=settings.train_fraction,
+            val_fraction=settings.val_fraction,
+            seed=self.config.seed,
+            near_duplicates=settings.near_duplicates,
+        )
 
     @cached_property
     def guard(self) -> LeakGuard:
@@ -77,7 +87,7 @@ class Run:
         new = [record.image for record in self.dataset.records if record.image not in known]
         if new:
             raise ValueError(
-                f"{new[0]} and {len(new) - 1} more are not in {self.folder / 'split.json'}; "
+                f"{new[0]} and {len(new) - 1} more are not in {self.split_path}; "
                 "the split is made once: start a new run folder for changed data"
             )
         chosen = set(getattr(self.split, part))
@@ -125,6 +135,27 @@ class Run:
             )
         return image, foreground
 
+    def training_settings(self) -> dict[str, Any]:
+        """Dotted key → value of all settings that can change the trained weights."""
+        renderer = self.config.renderer.model_dump(
+            mode="json", include=TRAINING_KEYS, exclude={"training": {"save_every"}}
+        )
+        return {"seed": self.config.seed, **_dotted(renderer, "renderer")}
+
+    def _refuse_other_model(self) -> None:
+        """Raises ValueError when the folder's model, finished or not, comes from other settings."""
+        path = self.model_folder / TRAINED_FROM
+        if not path.is_file():
+            return
+        stored, wanted = read_json(path), self.training_settings()
+        for key in sorted(stored.keys() | wanted.keys()):
+            if stored.get(key) != wanted.get(key):
+                raise ValueError(
+                    f"{self.model_folder} is trained with {key} {stored.get(key)!r}, this configuration has "
+                    f"{wanted.get(key)!r}; choose another output, or delete {self.model_folder} and "
+                    f"{self.folder / 'checkpoints'} to train again"
+                )
+
     def rendering_sha256(self) -> str:
         """Hash of all settings that can change a rendered sample."""
         return sha256_json(self.config.model_dump(mode="json", exclude=FREE_KEYS))
@@ -136,9 +167,21 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; its seconds go to the log when it ends, however it ends."""
+        """Write down what a stage runs with, and time it; its seconds go to the log when it ends, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.folder / "config.yaml", dump_config(self.config).encode())
+        write_json(self.folder / "environment.json", environment())
         started = time.monotonic()
         try:
             yield
         finally:
             self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
+
+
+def _dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested mappings as one, with keys like `renderer.base.token_width`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        flat |= _dotted(value, name) if isinstance(value, dict) else {name: value}
+    return flat

@@ -4,8 +4,10 @@ A segmenter's folder is smp's own `save_pretrained` folder with `segmenter.json`
 `augmentation.json` (what it was trained with) beside the weights.
 """
 
+import contextlib
 import difflib
 import inspect
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,8 +96,9 @@ def load_segmenter(folder: Path) -> Segmenter:
     """What `save_segmenter` wrote, in evaluation mode. Raises FileNotFoundError when it is not such a folder."""
     if not (folder / THRESHOLD_FILE).is_file():
         raise FileNotFoundError(f"{folder}: no segmenter here ({THRESHOLD_FILE} is missing); train one first")
-    # the file holds all weights: without this smp would fetch the encoder's once more
-    model = smp.from_pretrained(folder, encoder_weights=None)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does, and stdout may be somebody's JSON
+        # the file holds all weights: without this smp would fetch the encoder's once more
+        model = smp.from_pretrained(folder, encoder_weights=None)
     return Segmenter(model.eval(), float(read_json(folder / THRESHOLD_FILE)["threshold"]))
 
 

@@ -1,9 +1,19 @@
-"""Trees of a few tiny images, as users bring them."""
+"""Trees of a few tiny images, as users bring them; a configuration of a few seconds; the command line."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from fastsynth.images import encode_png
 
@@ -25,10 +35,8 @@ def _save(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(encode_png(pixels))
 
 
-@pytest.fixture
-def tiny_tree(tmp_path: Path) -> Path:
-    """An MVTec category `tile`: 10 normal images to train, 4 to test, 6 cracks and 6 blobs with masks; 48×40 RGB."""
-    root, rng = tmp_path / "tile", np.random.default_rng(0)
+def _make_tiny_tree(root: Path) -> Path:
+    rng = np.random.default_rng(0)
     for part, count in (("train", 10), ("test", 4)):
         for i in range(count):
             _save(root / part / "good" / f"{part}{i:02d}.png", _texture(rng))
@@ -38,6 +46,18 @@ def tiny_tree(tmp_path: Path) -> Path:
             _save(root / "test" / defect / f"{defect}{i:02d}.png", image)
             _save(root / "ground_truth" / defect / f"{defect}{i:02d}_mask.png", mask)
     return root
+
+
+@pytest.fixture
+def tiny_tree(tmp_path: Path) -> Path:
+    """An MVTec category `tile`: 10 normal images to train, 4 to test, 6 cracks and 6 blobs with masks; 48×40 RGB."""
+    return _make_tiny_tree(tmp_path / "tile")
+
+
+@pytest.fixture(scope="session")
+def shared_tree(tmp_path_factory) -> Path:
+    """The same as `tiny_tree`, once for all tests that only read it."""
+    return _make_tiny_tree(tmp_path_factory.mktemp("shared") / "tile")
 
 
 @pytest.fixture
@@ -56,3 +76,164 @@ def plain_folders(tiny_tree: Path, tmp_path: Path) -> Path:
 def _parent(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tmp_path_factory) -> Path:
+    """Folder of an untrained autoencoder of 4 latent channels."""
+    import torch
+
+    from fastsynth.diffusion.autoencoder import CompactAutoencoder
+
+    folder = tmp_path_factory.mktemp("weights") / "autoencoder"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CompactAutoencoder(latent_channels=4, encoder_widths=(8, 8), decoder_widths=(8, 8, 8, 8)).save_pretrained(
+            folder
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_config(tiny_autoencoder) -> Callable[[Path, Path], Path]:
+    """Writes `config.yaml` into a folder, for data at a root: every stage takes about a second; the run is `run`."""
+
+    def write(folder: Path, root: Path) -> Path:
+        values = {
+            "output": str(folder / "run"),
+            "data": {"root": str(root)},
+            "device": "cpu",
+            "renderer": {
+                "crop_size": 32,
+                "base": {
+                    "autoencoder": str(tiny_autoencoder),
+                    "block_out_channels": [16, 16],
+                    "token_width": 16,
+                    "layers_per_block": 1,
+                },
+                "training": {
+                    "max_train_steps": 3,
+                    "batch_size": 4,
+                    "defect_crops": 8,
+                    "normal_crops": 4,
+                    "save_every": 2,
+                },
+                "num_inference_steps": 2,
+            },
+            "generate": {"count": 10},
+            "segment": {
+                "encoder_name": "tu-mobilenetv3_small_050",
+                "encoder_weights": None,
+                "decoder_channels": [16, 8, 8, 8, 8],
+                "crop_size": 32,
+                "tile": 64,
+                "overlap": 8,
+                "batch_size": 2,
+                "iterations": 2,
+                "validate_every": 2,
+            },
+            "compare": {"seeds": [0], "synthetic_only": False},
+        }
+        path = folder / "config.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind. code: exit code, or minus the signal that ended it."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """Runs `fastsynth` as processes of their own, forked from one that has imported everything.
+
+    So a command costs milliseconds instead of the ten seconds of its imports, and is as real as any other process:
+    it has its own arguments, output, limits and exit code, and can be killed.
+    """
+
+    SERVER = """
+import json, os, resource, sys
+import fastsynth.recipes.augmenting, fastsynth.recipes.whole, fastsynth.cli
+print("ready", flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for handle, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), handle)
+        os.chdir(job["folder"])
+        if job["largest_file"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
+        sys.argv = ["fastsynth", *job["arguments"]]
+        fastsynth.cli.main()
+        sys.exit()
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", self.SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # threads do not survive a fork
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        self._read()
+        self._folder = folder
+
+    def __call__(self, *arguments: object, folder: Path | None = None, largest_file: int | None = None) -> Answer:
+        """Run a command to its end. largest_file: bytes, the disk is full beyond them."""
+        self.start(*arguments, folder=folder, largest_file=largest_file)
+        return self.wait()
+
+    def start(self, *arguments: object, folder: Path | None = None, largest_file: int | None = None) -> int:
+        """Start a command; returns its process id. `wait` must follow."""
+        job = {
+            "arguments": [str(argument) for argument in arguments],
+            "folder": str(folder or self._folder),
+            "largest_file": largest_file,
+            "out": str(self._out),
+            "err": str(self._err),
+        }
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        return int(self._read())
+
+    def wait(self) -> Answer:
+        code = int(self._read())
+        return Answer(code, self._out.read_text(), self._err.read_text())
+
+    def stop_when(self, reached: Callable[[], bool], *arguments: object, by: signal.Signals) -> Answer:
+        """Run a command and send it a signal as soon as `reached` says so, unless it has ended before."""
+        process = self.start(*arguments)
+        with contextlib.suppress(ProcessLookupError):
+            while not reached():
+                os.kill(process, 0)  # is it still there?
+                time.sleep(0.001)
+            os.kill(process, by)
+        return self.wait()
+
+    def close(self) -> None:
+        self._server.communicate()
+
+    def _read(self) -> str:
+        assert self._server.stdout is not None
+        return self._server.stdout.readline()
+
+
+@pytest.fixture(scope="session")
+def cli(tmp_path_factory) -> Iterator[CommandLine]:
+    """The command line: `cli("config", "check", path).code`."""
+    command_line = CommandLine(tmp_path_factory.mktemp("command line"))
+    yield command_line
+    command_line.close()

@@ -26,6 +26,8 @@ Kind = tuple[str, str | None]
 
 TEST_NORMALS = 0.2
 """Share of a category's normal images that become test images when the tree holds none."""
+MOST_OF_ONE = 4
+"""One group fills at most 1/4 of a kind's part, if the other groups can fill it."""
 MIN_FOR_VAL = 4
 """From this many training images of a kind on, at least one of them is kept for validation."""
 
@@ -201,14 +203,24 @@ def _take(
         chosen.add(index)
         taken.update(counts[index])
 
+    offered: Counter[Kind] = Counter()
+    for count in counts:
+        offered.update(count)
+
+    def dominates(kind: Kind, n: int) -> bool:
+        """Many exposures of one piece teach little: none may fill the part where enough others can."""
+        return n > max(1, targets[kind] // MOST_OF_ONE) and offered[kind] - n >= targets[kind]
+
     # a cluster of several kinds goes by chance: always or never taking them would make the parts differ
     for i in order:
-        fits = all(taken[kind] + n <= targets[kind] for kind, n in counts[i].items())
+        fits = all(taken[kind] + n <= targets[kind] and not dominates(kind, n) for kind, n in counts[i].items())
         if len(counts[i]) > 1 and rng.random() < share and fits:
             choose(i)
     for kind in sorted(targets, key=str):
         pure = {i: counts[i][kind] for i in order if set(counts[i]) == {kind}}
-        for i in _best_sum(pure, targets[kind] - taken[kind]):
+        missing = targets[kind] - taken[kind]
+        varied = {i: n for i, n in pure.items() if not dominates(kind, n)}
+        for i in _best_sum(varied if sum(varied.values()) >= missing else pure, missing):
             choose(i)
     for kind in sorted(targets, key=str):
         if targets[kind] > 0 and taken[kind] == 0:

@@ -68,9 +68,7 @@ def woven(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     u, v = (x + wobble) * (np.pi / period), (y + wobble) * (np.pi / (period * rng.uniform(0.7, 1.4)))
     over = (np.floor(u / np.pi) + np.floor(v / np.pi)) % 2
     threads = np.where(over > 0, np.abs(np.sin(u)), np.abs(np.sin(v)))
-    return _turn(
-        standardise(threads) + rng.uniform(0.1, 0.7) * white_noise(shape, blur=(0.6, 0.6), rng=rng), rng
-    )
+    return _turn(standardise(threads) + rng.uniform(0.1, 0.7) * white_noise(shape, blur=(0.6, 0.6), rng=rng), rng)
 
 
 def wood(shape: Shape, rng: np.random.Generator) -> np.ndarray:
@@ -84,12 +82,8 @@ def wood(shape: Shape, rng: np.random.Generator) -> np.ndarray:
 
 def stone(shape: Shape, rng: np.random.Generator) -> np.ndarray:
     """Rough fractal with sharp veins where a second field crosses zero."""
-    rough = fractal_noise(
-        shape, cells=_cells(rng, 2, 12), octaves=6, rng=rng, persistence=rng.uniform(0.5, 0.85)
-    )
-    veins = np.exp(
-        -np.abs(fractal_noise(shape, cells=_cells(rng, 1, 4), octaves=4, rng=rng)) * rng.uniform(8, 40)
-    )
+    rough = fractal_noise(shape, cells=_cells(rng, 2, 12), octaves=6, rng=rng, persistence=rng.uniform(0.5, 0.85))
+    veins = np.exp(-np.abs(fractal_noise(shape, cells=_cells(rng, 1, 4), octaves=4, rng=rng)) * rng.uniform(8, 40))
     return rough + veins * rng.uniform(-3, 3)
 
 
@@ -160,10 +154,7 @@ def _pits(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _stain(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A blotch with a ragged border: darker, brighter, or rougher than its surroundings."""
-    inside = (
-        _soft_shapes(grey.shape, rng) + 0.4 * fractal_noise(grey.shape, cells=(8, 8), octaves=4, rng=rng)
-        > 0.8
-    )
+    inside = _soft_shapes(grey.shape, rng) + 0.4 * fractal_noise(grey.shape, cells=(8, 8), octaves=4, rng=rng) > 0.8
     soft = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), rng.uniform(0.5, 4))
     rough = rng.uniform(0, 20) * white_noise(grey.shape, blur=(1, 1), rng=rng)
     return grey + soft * (rng.uniform(-60, 60) + rough)
@@ -188,9 +179,7 @@ def _colour(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rgb = np.repeat(grey[..., None], 3, axis=2)
     if rng.random() < 0.5:
         tint = rng.uniform(-45, 45, 3) + (grey[..., None] - 128) * rng.uniform(-0.4, 0.4, 3)
-        drift = fractal_noise(grey.shape, cells=(2, 2), octaves=3, rng=rng)[..., None] * rng.uniform(
-            -12, 12, 3
-        )
+        drift = fractal_noise(grey.shape, cells=(2, 2), octaves=3, rng=rng)[..., None] * rng.uniform(-12, 12, 3)
         rgb = rgb + tint + drift
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
 

@@ -130,7 +130,8 @@ def paste(
 
 def feather_weight(foreground: np.ndarray, feather: float) -> np.ndarray:
     """(H, W) float32: 0 outside, rising to 1 over `feather` pixels inwards, sooner where the mask is thin."""
-    distance = cv2.distanceTransform(np.pad(foreground, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    padded = np.pad(foreground, 1).astype(np.uint8)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     width = np.clip(0.25 * distance.max(), 1.0, max(feather, 1.0))
     return np.clip(distance / width, 0.0, 1.0)
 

@@ -85,7 +85,7 @@ class FASTPipeline(DiffusionPipeline):
             generator: one for all, or one per image (then an image does not depend on its batch).
             output_type: "pil", "np" or "pt".
 
-        Raises ValueError for sizes that differ, unknown names or a missing exemplar.
+        Raises ValueError for sizes or counts that differ, unknown names or a missing exemplar.
         """
         pictures, masks = _to_tensor(image, channels=3), _to_tensor(mask_image, channels=1)
         count, _, height, width = pictures.shape
@@ -94,9 +94,16 @@ class FASTPipeline(DiffusionPipeline):
                 f"mask_image is {tuple(masks.shape)}, image is {tuple(pictures.shape)}; "
                 "pass one mask of the same size for every image"
             )
-        exemplars = None if exemplar_image is None else _to_tensor(exemplar_image, channels=3)
+        exemplars = None if exemplar_image is None or start != "exemplar" else _to_tensor(exemplar_image, channels=3)
         if start == "exemplar" and exemplars is None:
             raise ValueError("start='exemplar' without exemplar_image; pass the pictures to start from")
+        if exemplars is not None and exemplars.shape != pictures.shape:
+            raise ValueError(
+                f"exemplar_image is {tuple(exemplars.shape)}, image is {tuple(pictures.shape)}; "
+                "pass one exemplar of the same size for every image"
+            )
+        if isinstance(generator, list) and len(generator) != count:
+            raise ValueError(f"{len(generator)} generators for {count} images; pass one for all or one per image")
         rows = torch.tensor(
             [self.tokens.index(c, d) for c, d in zip(_each(category, count), _each(defect, count), strict=True)]
         )
@@ -104,11 +111,7 @@ class FASTPipeline(DiffusionPipeline):
         device, dtype = self.unet.device, self.unet.dtype
         pictures, masks = pictures.to(device, dtype), (masks > 0.5).to(device, dtype)
         background = self.vae.encode(pictures).latents
-        if start == "exemplar":
-            assert exemplars is not None
-            guess = self.vae.encode(exemplars.to(device, dtype)).latents
-        else:
-            guess = None
+        guess = None if exemplars is None else self.vae.encode(exemplars.to(device, dtype)).latents
         latents = self.sample(
             background,
             masks,
@@ -120,7 +123,17 @@ class FASTPipeline(DiffusionPipeline):
             farm=farm,
             generator=generator,
         )
-        return FASTPipelineOutput(images=_from_tensor(self.vae.decode(latents).sample, output_type))
+        source = pictures if exemplars is None else exemplars.to(device, dtype)
+        images = self._decode(latents, source, background if guess is None else guess)
+        return FASTPipelineOutput(images=_from_tensor(images, output_type))
+
+    def _decode(self, latents: Tensor, source: Tensor, source_latents: Tensor) -> Tensor:
+        """Decode, and give back the fine detail of `source` that its own latents lost: grain, hair-thin lines.
+
+        All (B, ...). Detail = source - decode(encode(source)), so latents equal to the source's give the source.
+        """
+        decoded, smoothed = self.vae.decode(torch.cat([latents, source_latents])).sample.chunk(2)
+        return decoded + (source - smoothed)
 
     @torch.no_grad()
     def sample(
@@ -173,7 +186,13 @@ class FASTPipeline(DiffusionPipeline):
 
 
 def _each(names: str | Sequence[str], count: int) -> Sequence[str]:
-    return [names] * count if isinstance(names, str) else names
+    if isinstance(names, str):
+        return [names] * count
+    if len(names) != count:
+        raise ValueError(
+            f"{len(names)} names for {count} images ({', '.join(names)}); pass one for all or one per image"
+        )
+    return names
 
 
 def _to_tensor(pictures: Pictures, *, channels: int) -> Tensor:

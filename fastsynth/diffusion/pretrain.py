@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import Field
@@ -28,7 +27,7 @@ from fastsynth.config import Config, load_config
 from fastsynth.data.surfaces import draw_surface, free_pictures
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.perceptual import PerceptualDistance
-from fastsynth.diffusion.progress import Progress
+from fastsynth.diffusion.progress import Progress, load_checkpoint, save_checkpoint
 
 SURFACE_SIZE = 192
 FREE_SHARE = 0.3
@@ -114,8 +113,7 @@ def build_pool(config: AutoencoderConfig) -> CropPool:
 def pretrain(config: AutoencoderConfig) -> Path:
     """Train to the end, continuing from the last checkpoint; returns the folder of the finished model."""
     pool = build_pool(config)
-    project = ProjectConfiguration(project_dir=str(config.output), automatic_checkpoint_naming=True, total_limit=2)
-    accelerator = Accelerator(project_config=project)
+    accelerator = Accelerator()
     torch.manual_seed(config.seed)  # weights only; crops and latent noise have their own generators
     model = CompactAutoencoder(latent_channels=config.latent_channels)
     discriminator = PatchDiscriminator()
@@ -130,9 +128,7 @@ def pretrain(config: AutoencoderConfig) -> Path:
     ema.to(accelerator.device)
     progress = Progress()
     accelerator.register_for_checkpointing(ema, progress)
-    if (config.output / "checkpoints").is_dir():
-        accelerator.load_state()
-        project.iteration = progress.step // config.save_every
+    load_checkpoint(accelerator, config.output)
 
     model.train()
     bar = tqdm(total=config.steps, initial=progress.step, desc="autoencoder")
@@ -169,8 +165,9 @@ def pretrain(config: AutoencoderConfig) -> Path:
         if progress.step % 50 == 0:
             bar.set_postfix(l1=f"{pixel.item():.4f}", look=f"{look.item():.4f}")
         if progress.step % config.save_every == 0 or progress.step == config.steps:
-            accelerator.save_state()
+            # the model first: where the last checkpoint is, a model is too
             _export(accelerator.unwrap_model(model), ema, config.output / "model")
+            save_checkpoint(accelerator, config.output, step=progress.step)
     return config.output / "model"
 
 

@@ -1,5 +1,6 @@
 """FAST as a renderer: every instance of every layout becomes a crop, all crops go through the pipeline together."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -52,12 +53,14 @@ class FASTRenderer:
     def render(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Sample]:
         """One sample per layout; outside its instances' masks the image is the background, bit for bit."""
         jobs = [
-            self._job(layout, instance, sample_seed(seed, instance.id))
+            [self._job(layout, instance, sample_seed(seed, instance.id)) for instance in layout.instances]
             for layout, seed in zip(layouts, seeds, strict=True)
-            for instance in layout.instances
         ]
-        drawn = dict(zip(((id(job.layout), job.instance.id) for job in jobs), self._draw(jobs), strict=True))
-        return [self._sample(layout, seed, jobs, drawn) for layout, seed in zip(layouts, seeds, strict=True)]
+        pictures = iter(self._draw(list(itertools.chain.from_iterable(jobs))))
+        return [
+            self._sample(layout, seed, [(job, next(pictures)) for job in of_layout])
+            for layout, seed, of_layout in zip(layouts, seeds, jobs, strict=True)
+        ]
 
     def _job(self, layout: Layout, instance: Instance, seed: int) -> _Job:
         crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
@@ -99,15 +102,11 @@ class FASTRenderer:
         )
         return to_model(pasted, size=self.pipeline.size, values=ValueRange(-1.0, 1.0))
 
-    def _sample(
-        self, layout: Layout, seed: int, jobs: Sequence[_Job], drawn: dict[tuple[int, int], np.ndarray]
-    ) -> Sample:
+    def _sample(self, layout: Layout, seed: int, drawn: Sequence[tuple[_Job, np.ndarray]]) -> Sample:
         image = layout.background.copy()
         values = ValueRange.of(layout.background)
-        for job in jobs:
-            if job.layout is layout:
-                picture = drawn[id(layout), job.instance.id]
-                paste(image, picture, job.crop, job.foreground, values=values, feather=self.feather)
+        for job, picture in drawn:
+            paste(image, picture, job.crop, job.foreground, values=values, feather=self.feather)
         return Sample(
             image=image,
             mask=layout.foreground.astype(np.uint8) * 255,

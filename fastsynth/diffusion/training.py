@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.base import farm_input, latent_mask, unet_input
 from fastsynth.diffusion.losses import FASTLoss, fast_loss
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.diffusion.progress import Progress
+from fastsynth.diffusion.progress import Progress, load_checkpoint, save_checkpoint
 from fastsynth.diffusion.views import EncodedViews
 
 FARM_SHARE = 0.5
@@ -100,8 +99,7 @@ def train_fast(
 
     The pipeline ends up with the averaged weights. `log` gets step and losses every 10 steps.
     """
-    project = ProjectConfiguration(project_dir=str(output), automatic_checkpoint_naming=True, total_limit=2)
-    accelerator = Accelerator(project_config=project)
+    accelerator = Accelerator()
     parts = TrainedParts(pipeline).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(parts.parameters(), learning_rate, weight_decay=0.01)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_train_steps)
@@ -110,9 +108,7 @@ def train_fast(
     ema.to(accelerator.device)
     progress = Progress()
     accelerator.register_for_checkpointing(ema, progress)
-    if any((output / "checkpoints").glob("checkpoint_*")):
-        accelerator.load_state()
-        project.iteration = progress.step // save_every
+    load_checkpoint(accelerator, output)
 
     scheduler = pipeline.scheduler
     bar = tqdm(total=max_train_steps, initial=progress.step, desc="train FAST")
@@ -146,7 +142,7 @@ def train_fast(
             bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
             log({"step": progress.step, **shown})
         if progress.step % save_every == 0:
-            accelerator.save_state()
+            save_checkpoint(accelerator, output, step=progress.step)
     bar.close()
     ema.copy_to(parts.parameters())
     parts.eval().requires_grad_(False)

@@ -142,8 +142,8 @@ def _view(
     slack = max(crop.side - max(bbox[2] - bbox[0], bbox[3] - bbox[1]), 0) // 3
     shift_x, shift_y = (int(s) for s in rng.integers(-slack, slack + 1, 2))
     crop = Crop(
-        left=_shifted(crop.left, shift_x, crop.side, width),
-        top=_shifted(crop.top, shift_y, crop.side, height),
+        left=_shifted(crop.left + shift_x, crop.side, holding=(bbox[0], bbox[2]), length=width),
+        top=_shifted(crop.top + shift_y, crop.side, holding=(bbox[1], bbox[3]), length=height),
         side=crop.side,
     )
     picture = to_model(cut(defect.image, crop), size=size, values=ValueRange.of(defect.image))
@@ -157,6 +157,8 @@ def _view(
     return View(np.ascontiguousarray(picture), np.ascontiguousarray(mask), defect.category, defect.defect)
 
 
-def _shifted(start: int, shift: int, side: int, length: int) -> int:
-    """Shift a crop but do not push it beyond a border it was inside of."""
-    return start if side > length else min(max(start + shift, 0), length - side)
+def _shifted(start: int, side: int, *, holding: tuple[int, int], length: int) -> int:
+    """The start nearest to `start` of a crop that holds the defect and, if it fits, stays inside the image."""
+    if side > length:
+        return (length - side) // 2
+    return min(max(start, holding[1] - side, 0), holding[0], length - side)

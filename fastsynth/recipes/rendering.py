@@ -5,10 +5,13 @@ Each is resumable: called again it continues where it was stopped, or returns wh
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils.logging import disable_progress_bar
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from fastsynth import __version__
@@ -26,7 +29,7 @@ from fastsynth.diffusion.views import EncodedViews, defect_views, encode_views, 
 from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, sha256_json, write_json
 from fastsynth.images import encode_png, read_image
 from fastsynth.quality.audit import AuditReport, audit
-from fastsynth.run import Run
+from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.types import Layout, Renderer, Sample, sample_seed
 
@@ -47,7 +50,8 @@ def train_renderer(run: Run) -> Path:
     settings = run.config.renderer
     if (run.model_folder / TRAINED).is_file():
         return run.model_folder
-    with run.stage("train"):
+    with run.stage("train"), _disk_errors(run.folder):
+        write_json(run.model_folder / TRAINED_FROM, run.training_settings())
         exemplars = training_exemplars(run)
         pipeline = _new_pipeline(run, exemplars)
         training = settings.training
@@ -66,11 +70,22 @@ def train_renderer(run: Run) -> Path:
     return run.model_folder
 
 
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Weights are written by native code, which reports a full disk in its own ways."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
+
+
 def load_renderer(run: Run) -> Renderer:
     """The trained renderer of the run. Raises FileNotFoundError when there is none yet."""
     settings = run.config.renderer
-    if not (run.model_folder / TRAINED).is_file():
-        raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
+    _require_trained(run)
+    disable_progress_bar()  # of loading: it is over before it can be read
     pipeline = FASTPipeline.from_pretrained(run.model_folder)
     pipeline.scheduler = build_scheduler(
         kernel=settings.kernel, spacing=settings.spacing, solver_order=settings.solver_order
@@ -86,6 +101,11 @@ def load_renderer(run: Run) -> Renderer:
         strength=settings.strength,
         feather=settings.feather,
     )
+
+
+def _require_trained(run: Run) -> None:
+    if not (run.model_folder / TRAINED).is_file():
+        raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
 
 
 def draw_layouts(run: Run, ids: Sequence[int]) -> Iterator[Layout]:
@@ -114,14 +134,17 @@ def draw_masks(run: Run, *, count: int, path: Path) -> Path:
 def generate(run: Run, *, renderer: Renderer | None = None) -> Path:
     """Fill the store up to `generate.count` samples; returns its folder."""
     count = run.config.generate.count
+    if renderer is None:
+        _require_trained(run)  # or the store would be claimed for a model that does not exist yet
     with run.stage("generate"), Store.open(run.store_folder, identity=_identity(run)) as store:
-        missing = [unit for unit in _units(count) if not store.done().issuperset(unit)]
+        wanted = set(range(count)) - store.done()
+        missing = [unit for unit in _units(count) if not wanted.isdisjoint(unit)]
         renderer = renderer or (load_renderer(run) if missing else None)
         started, made = time.monotonic(), 0
-        for unit in tqdm(missing, desc="generate", unit="unit"):
+        for unit in tqdm(missing, desc="generate", unit="unit", disable=not missing):
             assert renderer is not None
             for sample_id, sample in zip(unit, _render(run, renderer, unit), strict=True):
-                if sample_id < count and sample_id not in store.done():
+                if sample_id in wanted:
                     source = sample.layout.source
                     store.write(
                         sample_id,
@@ -146,11 +169,11 @@ def replay(run: Run, sample_id: int) -> Sample:
 
 def replay_to(run: Run, sample_id: int, path: Path) -> bool:
     """Write a sample made again to `path`; whether its bytes are those of the stored image."""
-    data = encode_png(replay(run, sample_id).image)
-    atomic_write(path, data)
     line = next((line for line in read_manifest(run.store_folder) if int(line["id"]) == sample_id), None)
     if line is None:
         raise ValueError(f"{run.store_folder}: no sample {sample_id:06d}; the manifest lists what there is")
+    data = encode_png(replay(run, sample_id).image)
+    atomic_write(path, data)
     return sha256_bytes(data) == line["image_sha256"]
 
 
@@ -190,10 +213,12 @@ def _units(count: int) -> list[list[int]]:
 
 
 def _identity(run: Run) -> Identity:
+    present = {record.image for record in run.dataset.records}  # of the chosen categories
     return Identity(
         config_sha256=run.rendering_sha256(),
-        model_sha256=sha256_folder(run.model_folder) if run.model_folder.is_dir() else None,
-        data_sha256=sha256_json(run.split.sha256),
+        # the weights alone: a model's other files tell of clocks, paths and versions
+        model_sha256=sha256_folder(run.model_folder, "*.safetensors") if run.model_folder.is_dir() else None,
+        data_sha256=sha256_json({image: sha256 for image, sha256 in run.split.sha256.items() if image in present}),
         run_seed=run.config.seed,
         version=__version__,
         defects=sorted({record.defect for record in run.dataset.defects if record.defect}),
@@ -274,11 +299,16 @@ def _new_pipeline(run: Run, exemplars: Sequence[Exemplar]) -> FASTPipeline:
 
 
 def _device(run: Run) -> torch.device:
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     match run.config.device:
         case "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        case name:
+            return torch.device("cuda" if found["cuda"] else "cpu")
+        case name if found[name]:
             return torch.device(name)
+        case name:
+            raise ValueError(
+                f"device is {name}, but this machine has {', '.join(d for d in found if found[d])}; use auto"
+            )
 
 
 def _stored(run: Run, line: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:

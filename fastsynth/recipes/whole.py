@@ -1,8 +1,10 @@
 """`run` and `demo`: all stages in order, each skipped when it is finished."""
 
+import shutil
 from pathlib import Path
 
 from fastsynth.data.demo import make_demo
+from fastsynth.errors import CheckFailedError
 from fastsynth.recipes.judging import compare
 from fastsynth.recipes.rendering import audit_store, check_data, draw_masks, draw_sheet, generate, train_renderer
 from fastsynth.report.html import write_report
@@ -13,12 +15,12 @@ from fastsynth.run_config import RunConfig
 def run_all(run: Run) -> Path:
     """Check, draw layouts, train, generate, audit, compare, report; returns the report's path.
 
-    Raises ValueError for data problems and for a store that fails its audit.
+    Raises CheckFailedError for data problems and for a store that fails its audit.
     """
     with run.stage("check"):
         problems = check_data(run)
     if problems:
-        raise ValueError(
+        raise CheckFailedError(
             f"{run.config.data.root}: {len(problems)} problems, first {problems[0].path}: {problems[0].message}; "
             "`fastsynth data check` lists all"
         )
@@ -28,7 +30,10 @@ def run_all(run: Run) -> Path:
     with run.stage("audit"):
         report = audit_store(run)
     if report.problems:
-        raise ValueError(f"{run.store_folder}: {len(report.problems)} problems, first: {report.problems[0]}")
+        raise CheckFailedError(
+            f"{run.store_folder}: {len(report.problems)} problems, first: {report.problems[0]}; "
+            "`fastsynth audit` lists all"
+        )
     draw_sheet(run)
     compare(run)
     return write_report(run.folder)
@@ -36,5 +41,9 @@ def run_all(run: Run) -> Path:
 
 def make_demo_data(config: RunConfig) -> None:
     """The embedded data set at `data.root`, drawn once."""
-    if not config.data.root.exists():
-        make_demo(config.data.root, seed=config.seed)
+    root = config.data.root
+    if not root.exists():
+        unfinished = root.with_name(f".tmp-{root.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_demo(unfinished, seed=config.seed)
+        unfinished.rename(root)

@@ -65,7 +65,7 @@ def forest(differences: Sequence[tuple[str, Row]], *, title: str) -> str:
             axes.annotate(numbers, (1.02, height), xycoords=("axes fraction", "data"), va="center")
         axes.axvline(0, color=INK, linewidth=1)
         reach = 1.1 * max(100 * max(abs(row["low"]), abs(row["high"])) for _, row in differences)
-        axes.set_xlim(-reach, reach)
+        axes.set_xlim(-reach or -1, reach or 1)  # all may be zero
         axes.set_ylim(len(differences) - 0.5, -0.5)
         axes.set_yticks(range(len(differences)), [label for label, _ in differences])
         axes.set_xlabel(title)

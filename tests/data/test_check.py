@@ -33,6 +33,7 @@ def test_a_sound_tree_and_its_split_have_no_problems(tiny_tree):
     assert check_dataset(dataset, split) == []
 
 
+@pytest.mark.filterwarnings("ignore:pictures with an alpha channel")
 def test_every_ordinary_kind_of_picture_is_sound(tiny_tree):
     rng = np.random.default_rng(0)
     good = tiny_tree / "train" / "good"

@@ -15,7 +15,11 @@ PAIRS = [["tile", "crack"], ["tile", "dent"]]
 
 
 def _tiny_autoencoder() -> CompactAutoencoder:
-    return CompactAutoencoder(latent_channels=4, encoder_widths=(8, 8), decoder_widths=(8, 8, 8, 8)).eval()
+    autoencoder = CompactAutoencoder(latent_channels=4, encoder_widths=(8, 8), decoder_widths=(8, 8, 8, 8))
+    with torch.no_grad():
+        # untrained, its pictures would hardly show what the latents are
+        autoencoder.decoder[-1].weight.mul_(10)
+    return autoencoder.eval()
 
 
 def _tiny_pipeline() -> FASTPipeline:

@@ -21,6 +21,7 @@ from fastsynth.diffusion.crop import (
 )
 
 SIZE = 32
+DISC = np.hypot(*(np.mgrid[:41, :41] - 20)) <= 15
 
 
 @st.composite
@@ -44,13 +45,8 @@ def noise(seed: int, low: float = -1.2, high: float = 1.2) -> np.ndarray:
     return np.random.default_rng(seed).uniform(low, high, (3, SIZE, SIZE)).astype(np.float32)
 
 
-def disc(size: int = 41, radius: float = 15) -> np.ndarray:
-    y, x = np.mgrid[:size, :size] - size // 2
-    return np.hypot(x, y) <= radius
-
-
 class TestPaste:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data(), image=pictures(), seed=st.integers(0, 2**32), feather=st.floats(0, 5))
     def test_only_pixels_inside_the_foreground_ever_change(self, data, image, seed, feather):
         height, width = image.shape[:2]
@@ -65,7 +61,7 @@ class TestPaste:
         np.testing.assert_array_equal(image[~foreground], before[~foreground])
         assert image.dtype == before.dtype
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(
         image=pictures(),
         left=st.integers(-60, 60),
@@ -81,7 +77,7 @@ class TestPaste:
         paste(image, noise(seed), crop, cut_mask(foreground, crop), values=ValueRange.of(image), feather=2.0)
         np.testing.assert_array_equal(image[~foreground], before[~foreground])
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data(), image=pictures())
     def test_the_own_crop_at_native_size_changes_nothing(self, data, image):
         crop = crop_around(data.draw(boxes(*image.shape[:2])), image_size=image.shape[:2])
@@ -112,7 +108,7 @@ class TestPaste:
 
 
 class TestCropAround:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data(), height=st.integers(1, 500), width=st.integers(1, 500), context=st.floats(1.1, 4))
     def test_it_holds_the_box_and_zooms_into_small_ones(self, data, height, width, context):
         x0, y0, x1, y1 = data.draw(boxes(height, width))
@@ -122,7 +118,7 @@ class TestCropAround:
         assert crop.top <= y0 < y1 <= crop.top + crop.side
         assert MIN_SIDE <= crop.side <= max(MIN_SIDE, round(context * longer), longer + 8)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data(), height=st.integers(64, 500), width=st.integers(64, 500))
     def test_nothing_is_mirrored_where_the_crop_fits(self, data, height, width):
         box = data.draw(boxes(height, width))
@@ -133,12 +129,13 @@ class TestCropAround:
 
 
 class TestCut:
+    @settings(max_examples=40, deadline=None)
     @given(length=st.integers(1, 40), before=st.integers(0, 100), after=st.integers(0, 100))
     def test_mirrored_indices_are_those_of_numpy(self, length, before, after):
         wanted = np.pad(np.arange(length), (before, after), mode="reflect")
         np.testing.assert_array_equal(_mirror(length, before, after), wanted)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(data=st.data(), image=pictures(shortest=2))
     def test_a_crop_beyond_the_border_is_a_window_of_the_padded_image(self, data, image):
         height, width = image.shape[:2]
@@ -156,7 +153,7 @@ class TestCut:
 
 
 class TestMaskToModel:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(side=st.integers(1, 400), size=st.sampled_from([32, 64, 128]), seed=st.integers(0, 2**32))
     def test_every_pixel_is_still_there_at_the_model_s_size(self, side, size, seed):
         foreground = np.zeros((side, side), bool)
@@ -165,7 +162,7 @@ class TestMaskToModel:
         scaled = mask_to_model(foreground, size=size)
         assert scaled.shape == (1, size, size)
         assert scaled.dtype == np.float32
-        assert set(np.unique(scaled)) == {0.0, 1.0}
+        assert set(np.unique(scaled)) <= {0.0, 1.0}
         rows, columns = np.nonzero(scaled[0])
         assert np.abs((rows + 0.5) / size - (y + 0.5) / side).min() <= 1 / min(size, side)
         assert np.abs((columns + 0.5) / size - (x + 0.5) / side).min() <= 1 / min(size, side)
@@ -176,11 +173,11 @@ class TestMaskToModel:
         assert scaled.diagonal().all()
 
     def test_at_the_same_size_it_is_the_mask(self):
-        np.testing.assert_array_equal(mask_to_model(disc(), size=41)[0] > 0, disc())
+        np.testing.assert_array_equal(mask_to_model(DISC, size=41)[0] > 0, DISC)
 
 
 class TestFeather:
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(seed=st.integers(0, 2**32), feather=st.floats(0, 8))
     def test_it_is_0_outside_and_between_0_and_1_inside(self, seed, feather):
         foreground = np.random.default_rng(seed).random((30, 40)) < 0.6
@@ -190,9 +187,10 @@ class TestFeather:
         assert weight.max() <= 1
 
     def test_it_rises_inwards_and_is_1_from_the_feather_s_depth_on(self):
-        along = feather_weight(disc(), 3.0)[20, 5:21]
-        assert (np.diff(along) >= 0).all()
-        np.testing.assert_allclose(along[:4], [1 / 3, 2 / 3, 1, 1], atol=0.05)
+        foreground = np.zeros((41, 41), bool)
+        foreground[5:36, 5:36] = True
+        along = feather_weight(foreground, 3.0)[20, 4:21]
+        np.testing.assert_allclose(along[:4], [0, 1 / 3, 2 / 3, 1], atol=1e-6)
         assert (along[3:] == 1).all()
 
     @pytest.mark.parametrize("width", [1, 2, 3, 4])
@@ -202,11 +200,11 @@ class TestFeather:
         assert (feather_weight(foreground, 3.0)[foreground] == 1).all()
 
     def test_no_feather_is_the_mask_itself(self):
-        np.testing.assert_array_equal(feather_weight(disc(), 0.0), disc().astype(np.float32))
+        np.testing.assert_array_equal(feather_weight(DISC, 0.0), DISC.astype(np.float32))
 
 
 class TestValues:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=40, deadline=None)
     @given(low=st.integers(0, 65535), spread=st.integers(0, 65535), channels=st.sampled_from([1, 3]))
     def test_16_bit_pixels_come_back_as_they_went_in(self, low, spread, channels):
         high = min(low + spread, 65535)

@@ -1,0 +1,194 @@
+"""Laws of the exemplars: pasted back home nothing changes, elsewhere the tone follows, borrowed shapes line up."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut
+from fastsynth.diffusion.exemplar import Exemplar, ExemplarBank, instance_mask, moment_warp
+from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
+from fastsynth.types import Instance, Warp
+
+SOURCE = "ground_truth/dent/1_mask.png"
+
+
+def ellipse(shape=(90, 120), centre=(60, 40), axes=(25, 9), angle=30.0) -> np.ndarray:
+    return cv2.ellipse(np.zeros(shape, np.uint8), centre, axes, angle, 0, 360, 1, cv2.FILLED) > 0
+
+
+def defect(dtype=np.uint8, channels=3, seed=0) -> Exemplar:
+    """Texture of mean 100 (of 255) with a dark, textured dent on it."""
+    foreground = ellipse()
+    texture = np.random.default_rng(seed).uniform(80, 120, (*foreground.shape, channels))
+    texture[foreground] -= 60
+    scale = np.iinfo(dtype).max // 255
+    return Exemplar((texture * scale).astype(dtype), foreground, "tile", "dent", SOURCE)
+
+
+def instance_of(foreground: np.ndarray, *, left=None, top=None, warp_to=None, defect="dent") -> Instance:
+    """The foreground as an instance, where it lies or at left, top, its warp leading back to where it lies."""
+    x0, y0, x1, y1 = tight_box(foreground)
+    warp = None if warp_to is None else Warp(warp_to, (1.0, 0.0, float(x0), 0.0, 1.0, float(y0)))
+    mask = np.ascontiguousarray(foreground[y0:y1, x0:x1])
+    return Instance(1, defect, mask, x0 if left is None else left, y0 if top is None else top, warp=warp)
+
+
+def paste_into(background: np.ndarray, instance: Instance, bank: ExemplarBank, *, seed=0) -> tuple[np.ndarray, Crop]:
+    crop = crop_around(instance.bbox, image_size=background.shape[:2])
+    return bank.warped_into(background, instance, crop, category="tile", seed=seed), crop
+
+
+class TestHome:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_an_exemplar_pasted_back_into_its_own_image_is_the_image(self, dtype, channels):
+        own = defect(dtype, channels)
+        pasted, crop = paste_into(own.image, instance_of(own.foreground, warp_to=SOURCE), ExemplarBank([own]))
+        wanted = ValueRange.of(own.image).to_float(cut(own.image, crop))
+        assert pasted.dtype == np.float32
+        np.testing.assert_allclose(pasted, wanted, atol=1e-5)
+
+    def test_so_does_a_shape_drawn_without_change(self):
+        own = defect()
+        (part,) = split_parts(RealMask(SOURCE, "dent", own.foreground))
+        shape = draw_real(
+            part, rng=np.random.default_rng(0), scale_range=(1, 1), rotation_range=(0, 0), flip=False, elastic=0.0,
+            thickness_range=(0, 0),
+        )  # fmt: skip
+        instance = Instance(1, "dent", shape.mask, part.left, part.top, warp=shape.warp)
+        pasted, crop = paste_into(own.image, instance, ExemplarBank([own]))
+        np.testing.assert_allclose(pasted, ValueRange.of(own.image).to_float(cut(own.image, crop)), atol=1e-5)
+
+    def test_a_mirrored_shape_shows_the_mirrored_defect(self):
+        own = defect()
+        x0, y0, x1, y1 = tight_box(own.foreground)
+        mirrored = Exemplar(own.image[:, ::-1].copy(), own.foreground[:, ::-1].copy(), "tile", "dent", SOURCE)
+        mask = np.ascontiguousarray(mirrored.foreground[:, 120 - x1 : 120 - x0][y0:y1])
+        warp = Warp(SOURCE, (-1.0, 0.0, float(x1 - 1), 0.0, 1.0, float(y0)))
+        pasted, crop = paste_into(
+            mirrored.image, Instance(1, "dent", mask, 120 - x1, y0, warp=warp), ExemplarBank([own])
+        )
+        np.testing.assert_allclose(pasted, ValueRange(0, 255).to_float(cut(mirrored.image, crop)), atol=1e-5)
+
+
+class TestElsewhere:
+    @pytest.mark.parametrize("lift", [-30, 0, 50])
+    def test_the_defect_takes_over_the_background_s_tone(self, lift):
+        own = defect()
+        background = np.full((200, 220, 3), 100 + lift, np.uint8)
+        instance = instance_of(own.foreground, left=80, top=90, warp_to=SOURCE)
+        pasted, crop = paste_into(background, instance, ExemplarBank([own]))
+        deep = cv2.erode(instance_mask(instance, crop, (200, 220)).astype(np.uint8), np.ones((7, 7))) > 0
+        pixels = (pasted + 1) * 127.5
+        assert pixels[deep].mean() == pytest.approx(40 + lift, abs=2.5)
+
+    def test_outside_the_instance_the_background_stays(self):
+        own = defect()
+        background = np.random.default_rng(3).integers(0, 255, (200, 220, 3), np.uint8)
+        instance = instance_of(own.foreground, left=0, top=150, warp_to=SOURCE)
+        pasted, crop = paste_into(background, instance, ExemplarBank([own]))
+        outside = ~instance_mask(instance, crop, (200, 220))
+        np.testing.assert_array_equal(pasted[outside], ValueRange(0, 255).to_float(cut(background, crop))[outside])
+
+    @pytest.mark.parametrize(("channels", "on"), [(1, 3), (3, 1)])
+    def test_grey_and_colour_mix(self, channels, on):
+        own = defect(channels=channels)
+        background = np.full((90, 120, on), 100, np.uint8)
+        instance = instance_of(own.foreground, warp_to=SOURCE)
+        pasted, crop = paste_into(background, instance, ExemplarBank([own]))
+        assert pasted.shape == (crop.side, crop.side, on)
+        assert pasted[instance_mask(instance, crop, (90, 120))].mean() < -0.5
+
+    def test_a_16_bit_background_keeps_its_own_range(self):
+        own = defect()
+        background = np.random.default_rng(3).integers(3000, 4000, (90, 120, 1), np.uint16)
+        instance = instance_of(own.foreground, warp_to=SOURCE)
+        pasted, crop = paste_into(background, instance, ExemplarBank([own]))
+        outside = ~instance_mask(instance, crop, (90, 120))
+        assert np.abs(pasted).max() <= 1
+        np.testing.assert_array_equal(
+            pasted[outside], ValueRange.of(background).to_float(cut(background, crop))[outside]
+        )
+
+
+class TestMomentWarp:
+    @pytest.mark.parametrize("seed", range(6))
+    def test_centre_goes_to_centre_and_spread_to_spread(self, seed):
+        rng = np.random.default_rng(seed)
+        exemplar = defect()
+        axes = (int(rng.integers(5, 20)), int(rng.integers(2, 5)))
+        mask = ellipse((60, 60), (30, 30), axes, float(rng.uniform(0, 180)))
+        a, b, c, d, e, f = moment_warp(mask, exemplar).matrix
+        y, x = np.nonzero(mask)
+        moved = np.stack([a * x + b * y + c, d * x + e * y + f])
+        wanted = np.stack(np.nonzero(exemplar.foreground)[::-1])
+        np.testing.assert_allclose(moved.mean(1), wanted.mean(1), atol=1e-6)
+        # the spread of a mask counts 0.1 px² wider than it is, on both sides
+        np.testing.assert_allclose(np.cov(moved), np.cov(wanted), rtol=0.03, atol=0.5)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_longest_line_through_the_mask_lands_on_the_longest_through_the_defect(self, seed):
+        angle = float(np.random.default_rng(seed).uniform(0, 180))
+        a, b, c, d, e, f = moment_warp(ellipse((80, 80), (40, 40), (20, 4), angle), defect()).matrix
+        along = np.deg2rad(angle)
+        tips = np.array([40, 40]) + np.outer([-20, 20], [np.cos(along), np.sin(along)])
+        moved = tips @ np.array([[a, d], [b, e]]) + (c, f)
+        wanted = np.array([60, 40]) + np.outer([-25, 25], [np.cos(np.pi / 6), np.sin(np.pi / 6)])
+        distances = np.linalg.norm(moved[:, None] - wanted[None], axis=2)
+        assert distances.min(axis=1).max() < 2
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1)])
+    def test_a_dot_and_a_line_have_a_finite_warp(self, shape):
+        matrix = np.array(moment_warp(np.ones(shape, bool), defect()).matrix).reshape(2, 3)
+        assert np.isfinite(matrix).all()
+        assert abs(np.linalg.det(matrix[:, :2])) > 1e-3
+
+    def test_of_several_parts_the_largest_is_borrowed(self):
+        own = defect()
+        speck = own.foreground.copy()
+        speck[2:4, 110:112] = True
+        mask = ellipse((60, 60), (30, 30), (10, 5), 0)
+        with_speck = Exemplar(own.image, speck, "tile", "dent", SOURCE)
+        assert moment_warp(mask, with_speck) == moment_warp(mask, own)
+
+
+class TestChoice:
+    def test_a_procedural_mask_borrows_a_defect_of_its_type(self):
+        own = defect()
+        other = Exemplar(np.full((90, 120, 3), 250, np.uint8), own.foreground, "tile", "stain", "b_mask.png")
+        instance = instance_of(ellipse((60, 60), (30, 30), (12, 6), 90.0))
+        background = np.full((60, 60, 3), 100, np.uint8)
+        pasted, crop = paste_into(background, instance, ExemplarBank([other, own]))
+        deep = cv2.erode(instance_mask(instance, crop, (60, 60)).astype(np.uint8), np.ones((5, 5))) > 0
+        assert ((pasted + 1) * 127.5)[deep].mean() == pytest.approx(40, abs=4)
+
+    def test_so_does_a_mask_whose_source_is_not_among_the_training_defects(self):
+        instance = instance_of(ellipse(), warp_to="ground_truth/dent/elsewhere_mask.png")
+        pasted, crop = paste_into(np.full((90, 120, 3), 100, np.uint8), instance, ExemplarBank([defect()]))
+        assert pasted[instance_mask(instance, crop, (90, 120))].mean() < -0.4
+
+    def test_the_seed_decides_which_and_nothing_else_does(self):
+        tones = (0, 20, 40, 60)
+        bank = ExemplarBank(
+            [
+                Exemplar(
+                    np.where(ellipse()[..., None], tone, 100).astype(np.uint8), ellipse(), "tile", "dent", f"{tone}"
+                )
+                for tone in tones
+            ]
+        )
+        background = np.full((90, 120, 1), 100, np.uint8)
+        drawn = [
+            paste_into(background, instance_of(ellipse()), bank, seed=seed)[0] for seed in (*range(12), *range(12))
+        ]
+        for first, second in zip(drawn[:12], drawn[12:], strict=True):
+            np.testing.assert_array_equal(first, second)
+        assert len({image.tobytes() for image in drawn}) == len(tones)
+
+    def test_an_unknown_type_is_refused_with_the_known_ones(self):
+        instance = instance_of(ellipse(), defect="crack")
+        background = np.full((90, 120, 3), 100, np.uint8)
+        with pytest.raises(ValueError, match="no training defect tile/crack to start from; there are: tile/dent"):
+            paste_into(background, instance, ExemplarBank([defect()]))
+        with pytest.raises(ValueError, match="there are: none"):
+            paste_into(background, instance, ExemplarBank([]))

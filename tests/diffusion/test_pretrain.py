@@ -1,0 +1,91 @@
+"""Laws of pretraining: the loop learns nothing twice, an interruption leaves no trace, and the export loads."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastsynth.config import load_config
+from fastsynth.diffusion import pretrain as module
+from fastsynth.diffusion.autoencoder import CompactAutoencoder
+from fastsynth.diffusion.base import load_autoencoder
+from fastsynth.diffusion.pretrain import AutoencoderConfig, CropPool, PatchDiscriminator, pretrain
+
+SHIPPED_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "autoencoder.yaml"
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+def config(output: Path, **changes) -> AutoencoderConfig:
+    settings = {
+        "latent_channels": 2, "surfaces": 2, "steps": 3, "batch_size": 2, "crop_size": 32, "large_crop_size": 64,
+        "large_crop_start": 0.6, "adversarial_start": 0.3, "save_every": 1,
+    }  # fmt: skip
+    return AutoencoderConfig(output=output, **(settings | changes))
+
+
+def test_a_killed_and_resumed_pretraining_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    straight = load_autoencoder(pretrain(config(tmp_path / "straight")))
+    crops = module._crops
+
+    def kill_at_step_2(settings, step):
+        if step == 2:
+            raise Killed
+        return crops(settings, step)
+
+    monkeypatch.setattr(module, "_crops", kill_at_step_2)
+    with pytest.raises(Killed):
+        pretrain(config(tmp_path / "killed"))
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    half_way = load_autoencoder(tmp_path / "killed" / "model")
+    resumed = load_autoencoder(pretrain(config(tmp_path / "killed")))
+    assert isinstance(resumed, CompactAutoencoder)
+    for name, value in straight.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=0, msg=name)
+    assert any(not torch.equal(half_way.state_dict()[name], value) for name, value in straight.state_dict().items())
+
+
+class TestCropPool:
+    def pool(self) -> CropPool:
+        rng = np.random.default_rng(0)
+        surfaces = [rng.integers(0, 256, (100, 90, 3), np.uint8) for _ in range(3)]
+        return CropPool(surfaces=surfaces, free=[np.full((80, 80, 3), 200, np.uint8)])
+
+    @pytest.mark.parametrize("size", [32, 72, 128])
+    def test_crops_have_the_size_asked_for_and_the_range_of_the_models(self, size):
+        batch = self.pool().batch(size, 12, np.random.default_rng(0))
+        assert batch.shape == (12, 3, size, size)
+        assert batch.dtype == torch.float32
+        assert batch.abs().max() <= 1
+
+    def test_the_same_rng_gives_the_same_batch_and_grey_pictures_are_among_them(self):
+        first, second = (self.pool().batch(32, 40, np.random.default_rng(1)) for _ in range(2))
+        assert torch.equal(first, second)
+        grey = [torch.equal(crop[0], crop[1]) and torch.equal(crop[1], crop[2]) for crop in first]
+        assert 0 < sum(grey) < 40
+
+
+def test_late_crops_are_large_and_as_many_fewer_as_keeps_the_pixels():
+    settings = config(Path("unused"), steps=100, batch_size=12)
+    assert module._crops(settings, 59) == (32, 12)
+    assert module._crops(settings, 60) == (64, 3)
+
+
+def test_the_discriminator_judges_patches():
+    judge = PatchDiscriminator(width=8)
+    image = torch.zeros(2, 3, 64, 64, requires_grad=True)
+    logits = judge(image)
+    assert logits.shape == (2, 1, 8, 8)
+    logits[0, 0, 4, 4].backward()
+    seen = image.grad[0].abs().sum(0).nonzero()
+    assert ((seen.max(0).values - seen.min(0).values) < 38).all()
+    assert not image.grad[1].any()
+
+
+def test_the_recipe_of_the_shipped_weights_is_valid():
+    settings = load_config(AutoencoderConfig, SHIPPED_CONFIG, [])
+    assert settings.latent_channels == load_autoencoder(None).config["latent_channels"]
