@@ -149,6 +149,13 @@ class Answer:
     out: str
     err: str
 
+    @property
+    def complaint(self) -> str:
+        """The one line that tells the user what is wrong; a traceback is never one."""
+        assert "Traceback" not in self.err, self.err
+        (line,) = (line for line in self.err.splitlines() if line.startswith("fastsynth: "))
+        return line
+
 
 class CommandLine:
     """Runs `fastsynth` as processes of their own, forked from one that has imported everything.

@@ -48,8 +48,7 @@ def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_continues(whole_
     begun = lambda: written(copied_run.store) > 0  # noqa: E731
     answer = cli.stop_when(begun, "generate", copied_run.config, by=signal.SIGINT)
     assert answer.code == 130
-    assert "fastsynth: stopped; run the same command again to continue" in answer.err
-    assert "Traceback" not in answer.err
+    assert answer.complaint == "fastsynth: stopped; run the same command again to continue"
     assert cli("generate", copied_run.config).code == 0
     assert contents(copied_run.store) == contents(whole_run.store)
 
@@ -61,8 +60,8 @@ def test_a_full_disk_names_the_file_and_the_same_command_finishes_the_work(whole
     largest.unlink()
     answer = cli("generate", copied_run.config, largest_file=limit)
     assert answer.code == 1
-    assert "free some space and run the same command again" in answer.err.splitlines()[-1]
-    assert "Traceback" not in answer.err
+    assert str(largest) in answer.complaint
+    assert "free some space and run the same command again" in answer.complaint
     assert not list(copied_run.store.rglob(".tmp-*"))
     assert cli("generate", copied_run.config).code == 0
     assert contents(copied_run.store) == contents(whole_run.store)
@@ -72,8 +71,7 @@ def test_a_disk_full_of_weights_is_one_line_and_training_goes_on_from_there(whol
     config = write_config(tmp_path, whole_run.data)
     answer = cli("train", config, largest_file=100_000)
     assert answer.code == 1
-    assert "free some space and run the same command again" in answer.err.splitlines()[-1]
-    assert "Traceback" not in answer.err
+    assert "free some space and run the same command again" in answer.complaint
     assert cli("train", config).code == 0
     unet = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "run" / "model" / unet).read_bytes() == (whole_run.folder / "model" / unet).read_bytes()
@@ -96,5 +94,5 @@ def test_replay_says_when_other_settings_give_other_bytes(whole_run, cli, tmp_pa
 def test_replay_of_a_sample_that_is_not_there_says_so(whole_run, cli, tmp_path):
     answer = cli("replay", whole_run.config, "--id", 10, "--output", tmp_path / "again.png")
     assert answer.code == 2
-    assert "no sample 000010" in answer.err
+    assert "no sample 000010" in answer.complaint
     assert not (tmp_path / "again.png").exists()

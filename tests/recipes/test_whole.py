@@ -101,8 +101,7 @@ def test_data_problems_end_a_run_before_it_starts_with_exit_code_3(write_config,
     mask.rename(mask.with_name("nobody_mask.png"))
     answer = cli("run", write_config(tmp_path, tiny_tree))
     assert answer.code == 3
-    (line,) = answer.err.splitlines()
-    assert "2 problems, first ground_truth/crack/nobody_mask.png" in line
+    assert "2 problems, first ground_truth/crack/nobody_mask.png" in answer.complaint
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -111,5 +110,5 @@ def test_a_store_that_breaks_its_promise_ends_a_run_with_exit_code_3(copied_run,
     mask.write_bytes(next(copied_run.store.glob("*/ground_truth/blob/*")).read_bytes())
     answer = cli("run", copied_run.config)
     assert answer.code == 3
-    assert "mask_sha256 differs" in answer.err.splitlines()[-1]
+    assert "mask_sha256 differs" in answer.complaint
     assert not (copied_run.folder / "segment").exists()

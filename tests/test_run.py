@@ -1,0 +1,132 @@
+import json
+import shutil
+
+import pytest
+
+from fastsynth.config import load_config
+from fastsynth.data.split import LeakError
+from fastsynth.files import sha256_folder
+from fastsynth.images import encode_png
+from fastsynth.run import TRAINED_FROM, Run
+from fastsynth.run_config import RunConfig
+
+
+@pytest.fixture
+def open_run(tmp_path, tiny_tree):
+    """Opens the run `run` of the tiny tree, with overrides."""
+    path = tmp_path / "config.yaml"
+    path.write_text(f"output: {tmp_path / 'run'}\ndata: {{root: {tiny_tree}}}\n")
+    return lambda *overrides: Run(load_config(RunConfig, path, overrides))
+
+
+def test_opening_a_run_and_planning_its_split_write_nothing(open_run):
+    run = open_run()
+    planned = run.planned_split()
+    assert not run.folder.exists()
+    assert run.split == planned
+    assert [path.name for path in run.folder.iterdir()] == ["split.json"]
+
+
+def test_the_split_is_made_once(open_run):
+    made = open_run().split
+    before = sha256_folder(open_run().folder)
+    assert open_run("seed=7").split == made
+    assert sha256_folder(open_run().folder) == before
+
+
+def test_a_stage_records_what_it_ran_with_and_how_long_even_when_it_fails(open_run):
+    run = open_run("seed=3")
+    with pytest.raises(RuntimeError), run.stage("train"):
+        raise RuntimeError
+    with run.stage("generate"):
+        run.log({"step": 1})
+    assert load_config(RunConfig, run.folder / "config.yaml") == run.config
+    assert json.loads((run.folder / "environment.json").read_text())["python"]
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert [line.get("stage") for line in lines] == ["train", None, "generate"]
+    assert lines[0]["seconds"] >= 0
+
+
+def test_the_parts_share_no_image_and_lose_none(open_run):
+    run = open_run()
+    parts = [
+        {record.image for record in run.records(part, normal=normal)}
+        for part in ("train", "val", "test")
+        for normal in (True, False)
+    ]
+    assert sum(len(part) for part in parts) == len(set().union(*parts)) == len(run.dataset.records)
+    assert {record.image for record in run.training_defects()} == parts[1]
+    assert {record.image for record in run.training_normals()} == parts[0]
+
+
+def test_an_image_added_after_the_split_is_refused_by_name(open_run, tiny_tree):
+    assert open_run().split
+    shutil.copy(tiny_tree / "test" / "good" / "test00.png", tiny_tree / "train" / "good" / "added.png")
+    with pytest.raises(ValueError, match=r"train/good/added\.png and 0 more are not in .*split\.json"):
+        open_run().training_normals()
+
+
+def test_a_training_image_that_became_a_test_image_is_refused_by_name(open_run, tiny_tree):
+    run = open_run()
+    normal, defect = run.training_normals()[0], run.training_defects()[0]
+    test_image = run.path(run.records("test", normal=False)[0].image)
+    for record, learn in ((normal, run.training_normals), (defect, run.training_defects)):
+        shutil.copy(test_image, run.path(record.image))
+        with pytest.raises(LeakError, match=f"{record.image} is the test image"):
+            learn()
+
+
+def test_a_defect_without_a_mask_is_refused_by_name(open_run):
+    run = open_run()
+    record = run.training_defects()[0]
+    run.path(record.mask).unlink()
+    with pytest.raises(ValueError, match=f"{record.image} has no mask"):
+        open_run().training_defects()
+
+
+def test_an_image_is_read_with_its_foreground_and_a_normal_one_with_none(open_run):
+    run = open_run()
+    image, foreground = run.read(run.training_defects()[0])
+    assert image.shape == (40, 48, 3)
+    assert foreground.sum() == 6 * 12
+    assert not run.read(run.training_normals()[0])[1].any()
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(open_run):
+    run = open_run()
+    record = run.training_defects()[0]
+    _, foreground = run.read(record)
+    run.path(record.mask).write_bytes(encode_png(foreground[:30].astype("uint8") * 255))
+    with pytest.raises(ValueError, match=r"is \(30, 48\), its image is \(40, 48\)"):
+        run.read(record)
+
+
+def test_only_settings_that_can_change_a_sample_change_its_hash(open_run):
+    base = open_run().rendering_sha256()
+    for free in ("device=cpu", "generate.count=7", "segment.iterations=9", "compare.seeds=[5]", "output=elsewhere"):
+        assert open_run(free).rendering_sha256() == base, free
+    changed = ("seed=1", "renderer.feather=1", "renderer.training.max_train_steps=9", "split.train_fraction=0.5")
+    assert len({base, *(open_run(override).rendering_sha256() for override in changed)}) == len(changed) + 1
+
+
+def test_a_run_with_a_model_refuses_other_training_settings_and_allows_other_sampling(open_run):
+    run = open_run()
+    path = run.model_folder / TRAINED_FROM
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(run.training_settings()))
+    for allowed in ("renderer.num_inference_steps=3", "renderer.training.save_every=7", "generate.count=3"):
+        open_run(allowed)
+    for key, value in {
+        "seed": 1,
+        "renderer.crop_size": 64,
+        "renderer.base.token_width": 16,
+        "renderer.training.learning_rate": 0.1,
+    }.items():
+        with pytest.raises(ValueError, match=rf"is trained with {key} .*, this configuration has {value}; choose"):
+            open_run(f"{key}={value}")
+
+
+def test_layouts_are_drawn_from_the_masks_of_training_defects_alone(open_run):
+    run = open_run()
+    (sampler,) = run.layout_samplers().values()
+    assert {mask.source for mask in sampler.masks} == {record.mask for record in run.training_defects()}
