@@ -17,6 +17,7 @@ from fastsynth import __version__
 from fastsynth.errors import CheckFailedError
 
 if TYPE_CHECKING:
+    from fastsynth.data.split import Split
     from fastsynth.run import Run
     from fastsynth.run_config import RunConfig
 
@@ -121,8 +122,7 @@ def data_check(root: Annotated[Path, typer.Argument(help="Folder of the data set
 def data_split(config: ConfigPath, overrides: Overrides = [], seed: Seed = None) -> None:  # noqa: B006
     """Make split.json in the run folder, once: a third of every defect type to learn from, the rest to judge on."""
     opened = _open(config, overrides, seed, None)
-    counts = ", ".join(f"{part} {len(getattr(opened.split, part))}" for part in ("train", "val", "test"))
-    typer.echo(f"{opened.folder / 'split.json'}: {counts} images")
+    typer.echo(f"{opened.folder / 'split.json'}: {_counts(opened.split)}")
 
 
 @app.command()
@@ -383,13 +383,17 @@ def _open(path: Path, overrides: list[str], seed: int | None, device: str | None
 def _describe(opened: "Run") -> None:
     """What --dry-run prints."""
     config, split = opened.config, opened.planned_split()
-    typer.echo(f"data: {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test images")
+    typer.echo(f"data: {_counts(split)}")
     typer.echo(f"train: {config.renderer.kind}, {config.renderer.training.max_train_steps} steps")
     typer.echo(f"generate: {config.generate.count} samples in {opened.store_folder}")
     arms = 1 + len(config.compare.ratios) + config.compare.synthetic_only
     typer.echo(
         f"compare: {arms} arms of {len(config.compare.seeds)} seeds, {config.segment.iterations} iterations each"
     )
+
+
+def _counts(split: "Split") -> str:
+    return f"{len(split.train)} training, {len(split.val)} validation, {len(split.test)} test images"
 
 
 def _finish(report_path: Path) -> None:

@@ -133,6 +133,10 @@ class Run:
                 f"{record.mask} is {foreground.shape}, its image is {image.shape[:2]}; "
                 "save the mask at the image's size (fastsynth data check)"
             )
+        if not foreground.any():
+            raise ValueError(
+                f"{record.mask}: the mask is empty; mark the defect or remove the pair (fastsynth data check)"
+            )
         return image, foreground
 
     def training_settings(self) -> dict[str, Any]:

@@ -153,7 +153,7 @@ class Answer:
     def complaint(self) -> str:
         """The one line that tells the user what is wrong; a traceback is never one."""
         assert "Traceback" not in self.err, self.err
-        (line,) = (line for line in self.err.splitlines() if line.startswith("fastsynth: "))
+        (line,) = {line for line in self.err.splitlines() if line.startswith("fastsynth: ")}
         return line
 
 
@@ -165,8 +165,9 @@ class CommandLine:
     """
 
     SERVER = """
-import json, os, resource, sys
+import gc, json, os, resource, sys, traceback
 import fastsynth.recipes.augmenting, fastsynth.recipes.whole, fastsynth.cli
+gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
@@ -178,8 +179,17 @@ for line in sys.stdin:
         if job["largest_file"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
         sys.argv = ["fastsynth", *job["arguments"]]
-        fastsynth.cli.main()
-        sys.exit()
+        code = 0
+        try:
+            fastsynth.cli.main()
+        except SystemExit as stopped:
+            code = stopped.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)  # taking all modules down would cost more than most commands
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """

@@ -129,4 +129,5 @@ def test_a_run_with_a_model_refuses_other_training_settings_and_allows_other_sam
 def test_layouts_are_drawn_from_the_masks_of_training_defects_alone(open_run):
     run = open_run()
     (sampler,) = run.layout_samplers().values()
-    assert {mask.source for mask in sampler.masks} == {record.mask for record in run.training_defects()}
+    sources = {part.source for parts in sampler.parts.values() for part in parts}
+    assert sources == {record.mask for record in run.training_defects()}

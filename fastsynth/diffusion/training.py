@@ -111,39 +111,38 @@ def train_fast(
     load_checkpoint(accelerator, output)
 
     scheduler = pipeline.scheduler
-    bar = tqdm(total=max_train_steps, initial=progress.step, desc="train FAST")
-    while progress.step < max_train_steps:
-        rng = np.random.default_rng((seed, progress.step))
-        latents, mask_image, rows = _draw(defects, normals, batch_size, normal_share, rng)
-        noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=seed, step=progress.step)
-        latents, mask_image = latents.to(accelerator.device), mask_image.to(accelerator.device)
-        output_of_step = parts(
-            latents, mask_image, rows.to(accelerator.device), scheduler, noise.to(accelerator.device)
-        )
-        loss: FASTLoss = fast_loss(
-            **output_of_step,
-            latents=latents,
-            mask=latent_mask(mask_image),
-            denoise_weight=denoising_weight,
-            farm_weight=farm_weight,
-            foreground_weight=foreground_weight,
-        )
-        accelerator.backward(loss.total)
-        accelerator.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        ema.step(parts.parameters())
+    with tqdm(total=max_train_steps, initial=progress.step, desc="train FAST") as bar:
+        while progress.step < max_train_steps:
+            rng = np.random.default_rng((seed, progress.step))
+            latents, mask_image, rows = _draw(defects, normals, batch_size, normal_share, rng)
+            noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=seed, step=progress.step)
+            latents, mask_image = latents.to(accelerator.device), mask_image.to(accelerator.device)
+            output_of_step = parts(
+                latents, mask_image, rows.to(accelerator.device), scheduler, noise.to(accelerator.device)
+            )
+            loss: FASTLoss = fast_loss(
+                **output_of_step,
+                latents=latents,
+                mask=latent_mask(mask_image),
+                denoise_weight=denoising_weight,
+                farm_weight=farm_weight,
+                foreground_weight=foreground_weight,
+            )
+            accelerator.backward(loss.total)
+            accelerator.clip_grad_norm_(parts.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            ema.step(parts.parameters())
 
-        progress.step += 1
-        bar.update()
-        if progress.step % 10 == 0:
-            shown = {"denoise": loss.denoise.item(), "farm": loss.farm.item()}
-            bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
-            log({"step": progress.step, **shown})
-        if progress.step % save_every == 0:
-            save_checkpoint(accelerator, output, step=progress.step)
-    bar.close()
+            progress.step += 1
+            bar.update()
+            if progress.step % 10 == 0:
+                shown = {"denoise": loss.denoise.item(), "farm": loss.farm.item()}
+                bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
+                log({"step": progress.step, **shown})
+            if progress.step % save_every == 0:
+                save_checkpoint(accelerator, output, step=progress.step)
     ema.copy_to(parts.parameters())
     parts.eval().requires_grad_(False)
     return progress.seconds
