@@ -342,7 +342,7 @@ def main() -> None:
         app()
     except SystemExit as stopped:
         if stopped.code == INTERRUPTED:  # typer has turned Ctrl-C into this
-            typer.echo("\nfastsynth: stopped; run the same command again to continue", err=True)
+            _complain("stopped; run the same command again to continue")
         raise
     except CheckFailedError as error:
         _fail(str(error), CHECK_FAILED)
@@ -361,8 +361,14 @@ def _message(error: Exception) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"fastsynth: {message}", err=True)
+    _complain(message)
     sys.exit(code)
+
+
+def _complain(message: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"fastsynth: {message}", file=sys.stderr)  # on a line of its own, not at the end of an open bar
 
 
 def _load(path: Path, overrides: list[str]) -> "RunConfig":

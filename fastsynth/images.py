@@ -28,7 +28,7 @@ def read_image(path: Path) -> np.ndarray:
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == 4:
-        warnings.warn("pictures with an alpha channel: it is dropped", stacklevel=2)
+        warnings.warn("pictures with an alpha channel: it is dropped", stacklevel=1)
         image = image[..., :3]
     if image.shape[2] == 3:
         image = image[..., ::-1]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ class CommandLine:
     """
 
     SERVER = """
-import gc, json, os, resource, sys, traceback
+import gc, json, os, resource, signal, sys, traceback
 import fastsynth.recipes.augmenting, fastsynth.recipes.whole, fastsynth.cli
 gc.freeze()
 print("ready", flush=True)
@@ -176,6 +177,7 @@ for line in sys.stdin:
         for handle, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), handle)
         os.chdir(job["folder"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored
         if job["largest_file"]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest_file"], resource.RLIM_INFINITY))
         sys.argv = ["fastsynth", *job["arguments"]]
@@ -196,15 +198,18 @@ for line in sys.stdin:
 
     def __init__(self, folder: Path) -> None:
         self._out, self._err = folder / "out", folder / "err"
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", self.SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # threads do not survive a fork
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
-        )
+        with (folder / "imports").open("w") as imports:
+            self._server = subprocess.Popen(
+                [sys.executable, "-c", self.SERVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=imports,
+                text=True,
+                # threads do not survive a fork
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+            )
         self._read()
+        self.said_while_importing = (folder / "imports").read_text()
         self._folder = folder
 
     def __call__(self, *arguments: object, folder: Path | None = None, largest_file: int | None = None) -> Answer:
@@ -246,6 +251,25 @@ for line in sys.stdin:
     def _read(self) -> str:
         assert self._server.stdout is not None
         return self._server.stdout.readline()
+
+
+@pytest.fixture
+def call(monkeypatch, capfd) -> Callable[..., Answer]:
+    """The command line inside the test's own process: for what neither works long nor imports much."""
+
+    def call(*arguments: object) -> Answer:
+        from fastsynth.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["fastsynth", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets its own
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return Answer(code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

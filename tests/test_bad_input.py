@@ -149,10 +149,9 @@ def test_palette_and_alpha_pictures_are_backgrounds_like_any_other(tiny_tree, wr
     assert cli("audit", tmp_path / "run" / "synthetic", "--data", tiny_tree).code == 0
 
 
-def test_a_normal_image_of_one_pixel_is_refused_or_harmless(tiny_tree, write_config, tmp_path, cli):
+def test_a_run_on_a_picture_of_one_pixel_is_refused_and_the_picture_named(tiny_tree, write_config, tmp_path, cli):
     (tiny_tree / "train/good/train05.png").write_bytes(encode_png(np.zeros((1, 1, 3), np.uint8)))
-    config = write_config(tmp_path, tiny_tree)
-    answer = cli("run", config)
+    answer = cli("run", write_config(tmp_path, tiny_tree))
     assert answer.code == 3
     assert "train/good/train05.png: 1×1 pixels, at least 16×16 are needed" in answer.complaint
 

@@ -103,7 +103,7 @@ def open_dataset(root: Path, *, categories: Sequence[str] | None = None) -> Data
     for name in _chosen(root, folders, categories):
         folder = folders[name]
         found, unused = _read_category(root, folder, name)
-        if not any(record.defect is None for record in found):
+        if not any(record.defect is None and record.part == "train" for record in found):
             raise ValueError(f"{folder} holds no normal images; put some into {_normal_folder(folder)}")
         records += found
         orphans += unused

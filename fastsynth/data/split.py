@@ -174,9 +174,6 @@ def _divide(
     more_test, normal_learn = _take(normal, missing, without - already, rng, share=TEST_NORMALS)
     normals_left = {record.category for cluster in learn + normal_learn for record in cluster if record.defect is None}
     for category in sorted({category for category, _ in totals} - normals_left):
-        records = [record for cluster in together for record in cluster if record.category == category]
-        if all(record.defect is not None or _is_test_normal(record) for record in records):
-            raise ValueError(f"{category}: its training part holds no normal images; put some into train/good")
         raise ValueError(
             f"{category}: all its normal images are tied together with test images by groups or near-duplicates, so "
             "none can be learnt from; add normal images of other pieces, or correct groups.json"

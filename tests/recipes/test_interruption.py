@@ -42,26 +42,28 @@ def test_what_was_removed_from_a_store_is_made_again(whole_run, copied_run, cli,
 
 
 def test_ctrl_c_ends_with_130_and_one_line_and_the_same_command_continues(whole_run, copied_run, cli, contents):
-    (copied_run.store / "manifest.jsonl").unlink()
-    for picture in copied_run.store.rglob("*.png"):
-        picture.unlink()
-    begun = lambda: written(copied_run.store) > 0  # noqa: E731
-    answer = cli.stop_when(begun, "generate", copied_run.config, by=signal.SIGINT)
+    begun = lambda: written(copied_run.store) > 20  # noqa: E731
+    answer = cli.stop_when(begun, "generate", copied_run.config, "-s", "generate.count=500", by=signal.SIGINT)
     assert answer.code == 130
     assert answer.complaint == "fastsynth: stopped; run the same command again to continue"
+    assert 20 < written(copied_run.store) < 1000
+    for picture in copied_run.store.rglob("*.png"):
+        if int(picture.name[:6]) >= 10:
+            picture.unlink()
     assert cli("generate", copied_run.config).code == 0
     assert contents(copied_run.store) == contents(whole_run.store)
 
 
 def test_a_full_disk_names_the_file_and_the_same_command_finishes_the_work(whole_run, copied_run, cli, contents):
-    stored = [path for path in copied_run.store.rglob("*.png") if "train" in path.parts]
-    largest = max(stored, key=lambda path: path.stat().st_size)
-    limit = largest.stat().st_size - 1
-    largest.unlink()
-    answer = cli("generate", copied_run.config, largest_file=limit)
+    (copied_run.store / "manifest.jsonl").unlink()
+    images = {path: path.stat().st_size for path in copied_run.store.glob("tile/train/*/*.png")}
+    for path in images:
+        path.unlink()
+    answer = cli("generate", copied_run.config, largest_file=min(images.values()) - 1)
     assert answer.code == 1
-    assert str(largest.parents[3]) in answer.complaint
-    assert "free some space and run the same command again" in answer.complaint
+    assert (
+        f"{copied_run.store / 'tile' / 'train' / 'blob' / '000000.png'}: File too large; free some" in answer.complaint
+    )
     assert not list(copied_run.store.rglob(".tmp-*"))
     assert cli("generate", copied_run.config).code == 0
     assert contents(copied_run.store) == contents(whole_run.store)

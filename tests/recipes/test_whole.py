@@ -75,7 +75,7 @@ def test_the_store_passes_an_independent_check(whole_run):
 
 
 def test_a_second_run_makes_nothing_new(whole_run, cli, contents):
-    clocks = {"environment.json", "log.jsonl"}
+    clocks = {"environment.json", "log.jsonl", "report.html"}  # the report shows minutes per stage
     before = contents(whole_run.folder)
     answer = cli("run", whole_run.config)
     after = contents(whole_run.folder)
