@@ -8,9 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
-from fastsynth.config import load_config
+from fastsynth.config import dump_config, load_config, parse_config
 from fastsynth.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,8 @@ def test_the_packages_import_without_torch():
 
 @pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid(path):
-    load_config(RunConfig, path)
+    config = load_config(RunConfig, path)
+    assert parse_config(RunConfig, yaml.safe_load(dump_config(config)), source=path.name) == config
 
 
 def test_the_tested_versions_satisfy_the_requirements():
