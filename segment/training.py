@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fastsynth.augment import A, build_augmentation
+from fastsynth.checkpoints import load_checkpoint, save_checkpoint
 from fastsynth.config import config_sha256
 from fastsynth.files import read_json, sha256_json, write_json
 from fastsynth.types import sample_seed
@@ -111,7 +112,7 @@ def train_segmenter(
     ema = EMAModel(model.parameters(), decay=config.ema_decay)
     progress = Progress()
     accelerator.register_for_checkpointing(ema, progress)
-    _resume(accelerator, folder)
+    load_checkpoint(accelerator, folder)
 
     crops = CropDataset(
         items,
@@ -154,7 +155,7 @@ def train_segmenter(
             losses.clear()
             progress.seconds += time.perf_counter() - started
             started = time.perf_counter()
-            _save_checkpoint(accelerator, folder, progress.iteration)
+            save_checkpoint(accelerator, folder, step=progress.iteration)
             if config.patience is not None and progress.stale() >= config.patience:
                 break
     bar.close()
@@ -247,28 +248,6 @@ def _check(folder: Path, found: str, wanted: str) -> None:
         raise ValueError(
             f"{folder} holds a run with other settings, images or seed; choose another folder or delete this one"
         )
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted((folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _save_checkpoint(accelerator: Accelerator, folder: Path, iteration: int) -> None:
-    """Under a temporary name first: a killed run leaves no half checkpoint."""
-    older = _checkpoints(folder)
-    temporary = folder / "checkpoints" / ".tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    accelerator.save_state(str(temporary))
-    temporary.rename(folder / "checkpoints" / f"checkpoint-{iteration}")
-    for path in older:
-        shutil.rmtree(path)
-
-
-def _resume(accelerator: Accelerator, folder: Path) -> None:
-    checkpoints = _checkpoints(folder)
-    if checkpoints:
-        accelerator.load_state(str(checkpoints[-1]))
 
 
 def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augmentation: A.Compose) -> SegmenterResult:

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from fastsynth.checkpoints import load_checkpoint, save_checkpoint
 from fastsynth.config import Config, load_config
 from fastsynth.data.surfaces import draw_surface, free_pictures
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.perceptual import PerceptualDistance
-from fastsynth.diffusion.progress import Progress, load_checkpoint, save_checkpoint
+from fastsynth.diffusion.progress import Progress
 
 SURFACE_SIZE = 192
 FREE_SHARE = 0.3

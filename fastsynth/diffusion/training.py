@@ -21,11 +21,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fastsynth.checkpoints import load_checkpoint, save_checkpoint
 from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.base import farm_input, latent_mask, unet_input
 from fastsynth.diffusion.losses import FASTLoss, fast_loss
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.diffusion.progress import Progress, load_checkpoint, save_checkpoint
+from fastsynth.diffusion.progress import Progress
 from fastsynth.diffusion.views import EncodedViews
 
 FARM_SHARE = 0.5
