@@ -52,7 +52,8 @@ class SegmentConfig(Config):
     validate_every: Annotated[int, Field(ge=1)] = 100
     """Iterations between validations; each also writes a checkpoint to resume from."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Stop after this many validations without a better one. null: never, the last of a cosine are the best."""
+    """Stop after this many validations without a better one and keep the best weights. null: keep the last weights,
+    averaged at the end of the cosine; a few validation images are too noisy to tell two checkpoints apart."""
     tile: Annotated[int, Field(ge=32, multiple_of=32)] = 256
     """Side of the tiles at prediction, px."""
     overlap: Annotated[int, Field(ge=0)] = 32

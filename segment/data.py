@@ -177,8 +177,10 @@ class CropDataset(Dataset):
                 round(place - side * rng.uniform(0.125, 0.875)) for place in (x0 + columns[pick], y0 + rows[pick])
             )
         else:
-            left, top = rng.integers(max(1, width - side + 1)), rng.integers(max(1, height - side + 1))
-        return _slide_inside(int(left), side, width), _slide_inside(int(top), side, height)
+            # the centre lies anywhere in the image: with the corner drawn inside, crops of normal images would hardly
+            # ever show the border that defect crops slide to, and the border itself would pass for a defect
+            left, top = (round(size * rng.random() - side / 2) for size in (width, height))
+        return _slide_inside(left, side, width), _slide_inside(top, side, height)
 
 
 def cut(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:

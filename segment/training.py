@@ -1,6 +1,6 @@
 """Training a segmenter: balanced crops, AdamW on a warmed-up cosine, averaged weights judged on validation images.
 
-A run's folder: `checkpoints/checkpoint-<iteration>/` while it runs, then `segmenter/` (the best weights) and, last,
+A run's folder: `checkpoints/checkpoint-<iteration>/` while it runs, then `segmenter/` (the kept weights) and, last,
 `result.json`. The same call continues an interrupted run and returns a finished one; on the CPU the weights are
 those of an uninterrupted run.
 """
@@ -38,7 +38,7 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True, eq=False)
 class SegmenterResult:
-    """model: in evaluation mode. threshold, val_miou: of the best validation, both on validation images.
+    """model: in evaluation mode. threshold, val_miou: of the kept weights, both on validation images.
 
     iterations: done, all of them unless `patience` ran out. seconds: of training, over all resumed parts.
     history: one {iteration, loss, val_miou, threshold} per validation.
@@ -59,8 +59,8 @@ class Progress:
     iteration: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] = field(default_factory=lambda: {"val_miou": -1.0})
-    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    kept: dict[str, float] = field(default_factory=lambda: {"val_miou": -1.0})
+    kept_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         return vars(self)
@@ -69,8 +69,8 @@ class Progress:
         vars(self).update(state)
 
     def stale(self) -> int:
-        """Validations since the best one."""
-        return sum(entry["iteration"] > self.best["iteration"] for entry in self.history)
+        """Validations since the kept one."""
+        return sum(entry["iteration"] > self.kept["iteration"] for entry in self.history)
 
 
 def train_segmenter(
@@ -86,7 +86,7 @@ def train_segmenter(
 ) -> SegmenterResult:
     """Train one segmenter into `folder`, or continue, or return what is finished there.
 
-    items: normal and defect images to draw crops from. val_items: choose checkpoint and threshold; never test images.
+    items: normal and defect images to draw crops from. val_items: choose threshold and, with `patience`, checkpoint; never test images.
     device: "cpu", or "auto" for what accelerate finds. augmentation: in place of `config.augment`.
 
     Raises ValueError when `folder` holds a run with other settings or images, or the items do not make a batch.
@@ -151,7 +151,7 @@ def train_segmenter(
         bar.update()
         if progress.iteration % config.validate_every == 0 or progress.iteration == config.iterations:
             _judge(model, ema, val_items, progress=progress, config=config, loss=sum(losses) / len(losses))
-            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", best=f"{progress.best['val_miou']:.3f}")
+            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", val_miou=f"{progress.kept['val_miou']:.3f}")
             losses.clear()
             progress.seconds += time.perf_counter() - started
             started = time.perf_counter()
@@ -200,7 +200,7 @@ def _judge(
     config: SegmentConfig,
     loss: float,
 ) -> None:
-    """Score the averaged weights on the validation images and keep them if they are the best so far."""
+    """Score the averaged weights on the validation images; keep them, with `patience` only if they are the best."""
     ema.store(model.parameters())
     ema.copy_to(model.parameters())
     scores = score_items(model, val_items, tile=config.tile, overlap=config.overlap)
@@ -212,9 +212,9 @@ def _judge(
         "threshold": threshold,
     }
     progress.history.append(entry)
-    if entry["val_miou"] > progress.best["val_miou"]:
-        progress.best = entry
-        progress.best_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    if config.patience is None or entry["val_miou"] > progress.kept["val_miou"]:
+        progress.kept = entry
+        progress.kept_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     ema.restore(model.parameters())
 
 
@@ -251,12 +251,12 @@ def _check(folder: Path, found: str, wanted: str) -> None:
 
 
 def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augmentation: A.Compose) -> SegmenterResult:
-    model.load_state_dict(progress.best_weights)
-    save_segmenter(model, folder / "segmenter", threshold=progress.best["threshold"], augmentation=augmentation)
+    model.load_state_dict(progress.kept_weights)
+    save_segmenter(model, folder / "segmenter", threshold=progress.kept["threshold"], augmentation=augmentation)
     result = SegmenterResult(
         model=model.eval(),
-        threshold=progress.best["threshold"],
-        val_miou=progress.best["val_miou"],
+        threshold=progress.kept["threshold"],
+        val_miou=progress.kept["val_miou"],
         iterations=progress.iteration,
         seconds=progress.seconds,
         history=progress.history,

@@ -106,26 +106,33 @@ def mask_to_model(foreground: np.ndarray, *, size: int) -> np.ndarray:
 
 
 def paste(
-    image: np.ndarray, rendered: np.ndarray, crop: Crop, foreground: np.ndarray, *, values: ValueRange, feather: float
+    image: np.ndarray,
+    source: np.ndarray,
+    change: np.ndarray,
+    crop: Crop,
+    foreground: np.ndarray,
+    *,
+    values: ValueRange,
+    feather: float,
 ) -> None:
-    """Write a rendered crop into `image` in place, inside `foreground` alone.
+    """Write `source` plus `change` into `image` in place, inside `foreground` alone.
 
-    rendered: (3, size, size) float in [-1, 1]. foreground: (side, side) bool, at native size.
-    feather: pixels over which the rendering fades in from the mask's border inwards; thin defects keep their
-    full strength.
+    source: (side, side, C) float in [-1, 1], what the model started from, at native size. It keeps the grain and the
+    hair-thin lines that the model's size cannot hold.
+    change: (3, size, size) float, what the model altered in it, at the model's size; added with a fade.
+    foreground: (side, side) bool, at native size.
+    feather: pixels over which the change fades in from the mask's border inwards; thin defects get it in full.
     """
-    native = _resize(rendered.transpose(1, 2, 0), crop.side)
+    native = _resize(change.transpose(1, 2, 0), crop.side)
     if image.shape[2] == 1:
         native = native.mean(axis=2, keepdims=True)
+    native = source + feather_weight(foreground, feather)[..., None] * native
     height, width = image.shape[:2]
     x0, y0 = max(crop.left, 0), max(crop.top, 0)
     x1, y1 = min(crop.left + crop.side, width), min(crop.top + crop.side, height)
     at = np.s_[y0 - crop.top : y1 - crop.top, x0 - crop.left : x1 - crop.left]
-    inside, weight = foreground[at], feather_weight(foreground, feather)[at]
-    target = image[y0:y1, x0:x1]
-    old = values.to_float(target[inside])
-    new = old + weight[inside][:, None] * (native[at][inside] - old)
-    target[inside] = values.from_float(new, image.dtype)
+    inside = foreground[at]
+    image[y0:y1, x0:x1][inside] = values.from_float(native[at][inside], image.dtype)
 
 
 def feather_weight(foreground: np.ndarray, feather: float) -> np.ndarray:

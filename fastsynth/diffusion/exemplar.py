@@ -50,12 +50,14 @@ class ExemplarBank:
         map_x, map_y = warp_coordinates(
             warp, (height, width), origin=(crop.left - instance.left, crop.top - instance.top)
         )
+        inside = instance_mask(instance, crop, background.shape[:2])
+        _mirror_into(exemplar.foreground, map_x, map_y, inside)
         values = ValueRange.of(exemplar.image)
         defect = cv2.remap(
             values.to_float(exemplar.image), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         ).reshape(height, width, -1)
         clean = ValueRange.of(background).to_float(cut(background, crop))
-        return _blend(clean, defect, instance_mask(instance, crop, background.shape[:2]))
+        return _blend(clean, defect, inside)
 
     def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:
         if instance.warp is not None and instance.warp.source in self.by_source:
@@ -81,6 +83,37 @@ def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
     return Warp(source=exemplar.source, matrix=(a, b, c, d, e, f))
 
 
+def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> None:
+    """Make every pixel `inside` the shape look at the defect: mirror, in place, what looks past its border.
+
+    A drawn crack does not follow the real one's bends; without this most of it would show sound surface.
+    foreground: (H, W) bool. map_x, map_y: (side, side) float32, source pixels. inside: (side, side) bool.
+    """
+    height, width = foreground.shape
+    background = np.pad(~foreground, 1, constant_values=True).astype(np.uint8)
+    _, labels = cv2.distanceTransformWithLabels(
+        background, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    spots = np.zeros((labels.max() + 1, 2), int)
+    y, x = np.nonzero(background == 0)
+    spots[labels[y, x]] = np.column_stack([x - 1, y - 1])
+
+    def covered(at_x: np.ndarray, at_y: np.ndarray) -> np.ndarray:
+        column, row = np.rint(at_x).astype(int), np.rint(at_y).astype(int)
+        valid = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        found: np.ndarray = valid & foreground[row.clip(0, height - 1), column.clip(0, width - 1)]
+        return found
+
+    rows, columns = np.nonzero(inside & ~covered(map_x, map_y))
+    from_x, from_y = map_x[rows, columns], map_y[rows, columns]
+    nearest = spots[
+        labels[np.rint(from_y).astype(int).clip(0, height - 1) + 1, np.rint(from_x).astype(int).clip(0, width - 1) + 1]
+    ]
+    mirrored = 2 * nearest - np.column_stack([from_x, from_y])
+    mirrored = np.where(covered(*mirrored.T)[:, None], mirrored, nearest)
+    map_x[rows, columns], map_y[rows, columns] = mirrored.T
+
+
 def _moments(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Centre (x, y) and a 2×2 matrix whose columns are the principal axes, scaled by the standard deviations."""
     y, x = np.nonzero(mask)
@@ -92,14 +125,20 @@ def _moments(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Shift the defect so that its surroundings have the background's tone, then paste it inside the mask."""
+    """Give the defect the background's light, then paste it inside the mask.
+
+    Where the surroundings are k times as bright, so is the contrast of the defect: a surface reflects a share.
+    """
     if defect.shape[2] != background.shape[2]:
         defect = np.repeat(defect.mean(2, keepdims=True), background.shape[2], axis=2)
     around = ring(foreground, width=4)
     if around.any():
-        defect = defect + (np.median(background[around], axis=0) - np.median(defect[around], axis=0))
+        wanted, found = np.median(background[around], axis=0), np.median(defect[around], axis=0)
+        # -1 is black; the limits keep noise in near-black surroundings from blowing up
+        gain = np.clip((wanted.mean() + 1) / max(found.mean() + 1, 1e-3), 0.5, 2.0)
+        defect = wanted + gain * (defect - found)
     weight = feather_weight(foreground, 2.0)[..., None]
-    return np.clip(background + weight * (defect - background), -1, 1)
+    return np.clip(background + weight * (defect - background), -1, 1).astype(np.float32)
 
 
 def instance_mask(instance: Instance, crop: Crop, image_size: tuple[int, int]) -> np.ndarray:

@@ -16,12 +16,17 @@ from fastsynth.types import Instance, Layout, Sample, sample_seed
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """One instance to draw. foreground: (side, side) bool at native size."""
+    """One instance to draw, at native size.
+
+    foreground: (side, side) bool. source: (side, side, C) float32 in [-1, 1], what the trajectory starts from: the
+    background's crop, with start="exemplar" with a real defect warped into the mask.
+    """
 
     layout: Layout
     instance: Instance
     crop: Crop
     foreground: np.ndarray
+    source: np.ndarray
     seed: int
 
 
@@ -56,21 +61,25 @@ class FASTRenderer:
             [self._job(layout, instance, sample_seed(seed, instance.id)) for instance in layout.instances]
             for layout, seed in zip(layouts, seeds, strict=True)
         ]
-        pictures = iter(self._draw(list(itertools.chain.from_iterable(jobs))))
+        changes = iter(self._draw(list(itertools.chain.from_iterable(jobs))))
         return [
-            self._sample(layout, seed, [(job, next(pictures)) for job in of_layout])
+            self._sample(layout, seed, [(job, next(changes)) for job in of_layout])
             for layout, seed, of_layout in zip(layouts, seeds, jobs, strict=True)
         ]
 
     def _job(self, layout: Layout, instance: Instance, seed: int) -> _Job:
         crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
-        return _Job(layout, instance, crop, instance_mask(instance, crop, layout.size), seed)
+        if self.start == "exemplar":
+            source = self.exemplars.warped_into(layout.background, instance, crop, category=layout.category, seed=seed)
+        else:
+            source = ValueRange.of(layout.background).to_float(cut(layout.background, crop))
+        return _Job(layout, instance, crop, instance_mask(instance, crop, layout.size), source, seed)
 
     def _draw(self, jobs: Sequence[_Job]) -> np.ndarray:
-        """(number of jobs, 3, S, S) float32."""
-        if not jobs:
-            return np.empty((0, 3, self.pipeline.size, self.pipeline.size), np.float32)
+        """What the model changes in the jobs' sources: (number of jobs, 3, S, S) float32."""
         size = self.pipeline.size
+        if not jobs:
+            return np.empty((0, 3, size, size), np.float32)
         pictures = np.stack(
             [
                 to_model(cut(j.layout.background, j.crop), size=size, values=ValueRange.of(j.layout.background))
@@ -78,13 +87,13 @@ class FASTRenderer:
             ]
         )
         masks = np.stack([mask_to_model(job.foreground, size=size) for job in jobs])
-        exemplars = torch.from_numpy(np.stack([self._exemplar(j) for j in jobs])) if self.start == "exemplar" else None
+        sources = np.stack([to_model(job.source, size=size, values=ValueRange(-1.0, 1.0)) for job in jobs])
         output = self.pipeline(
             torch.from_numpy(pictures),
             torch.from_numpy(masks),
             [job.layout.category for job in jobs],
             [job.instance.defect for job in jobs],
-            exemplar_image=exemplars,
+            exemplar_image=torch.from_numpy(sources) if self.start == "exemplar" else None,
             start=self.start,
             strength=self.strength,
             num_inference_steps=self.num_inference_steps,
@@ -93,20 +102,14 @@ class FASTRenderer:
             output_type="pt",
         )
         assert isinstance(output.images, torch.Tensor)
-        return output.images.float().cpu().numpy()
-
-    def _exemplar(self, job: _Job) -> np.ndarray:
-        """(3, S, S): the background's crop with a real defect warped into the mask."""
-        pasted = self.exemplars.warped_into(
-            job.layout.background, job.instance, job.crop, category=job.layout.category, seed=job.seed
-        )
-        return to_model(pasted, size=self.pipeline.size, values=ValueRange(-1.0, 1.0))
+        change: np.ndarray = output.images.float().cpu().numpy() - sources
+        return change
 
     def _sample(self, layout: Layout, seed: int, drawn: Sequence[tuple[_Job, np.ndarray]]) -> Sample:
         image = layout.background.copy()
         values = ValueRange.of(layout.background)
-        for job, picture in drawn:
-            paste(image, picture, job.crop, job.foreground, values=values, feather=self.feather)
+        for job, change in drawn:
+            paste(image, job.source, change, job.crop, job.foreground, values=values, feather=self.feather)
         return Sample(
             image=image,
             mask=layout.foreground.astype(np.uint8) * 255,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.types import Layout, Renderer, Sample, sample_seed
 
+T = TypeVar("T")
 UNIT = 8
 """Samples that are computed together, always: ids 0 … 7, 8 … 15, … Kernels round differently in another batch, so
 what is missing of a unit is made by computing the whole unit again."""
@@ -190,9 +192,9 @@ def draw_sheet(run: Run, *, columns: int = 8, tile: int = 128) -> Path:
     lines = list(read_manifest(run.store_folder))
     rows, labels = [], []
     for (category, defect), records in sorted(real.items()):
-        made = [line for line in lines if (line["category"], line["defect"]) == (category, defect)][:columns]
-        photos = [run.read(record) for record in records[:columns]]
-        renders = [_stored(run, line) for line in made]
+        made = [line for line in lines if (line["category"], line["defect"]) == (category, defect)]
+        photos = [run.read(record) for record in _spread(records, columns)]
+        renders = [_stored(run, line) for line in _spread(made, columns)]
         for name, pairs in (("real", photos), ("synthetic", renders)):
             for outline in (False, True):
                 rows.append([defect_tile(*pair, size=tile, outline=outline) for pair in pairs])
@@ -309,6 +311,12 @@ def _device(run: Run) -> torch.device:
             raise ValueError(
                 f"device is {name}, but this machine has {', '.join(d for d in found if found[d])}; use auto"
             )
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, evenly spaced: neighbours are often exposures of one piece."""
+    picks = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[pick] for pick in picks]
 
 
 def _stored(run: Run, line: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:

@@ -57,7 +57,8 @@ class TestPaste:
         crop = crop_around(box, image_size=(height, width), context=data.draw(st.floats(1.1, 4)))
         before = image.copy()
         values = ValueRange.of(image)
-        paste(image, noise(seed), crop, cut_mask(foreground, crop), values=values, feather=feather)
+        source = values.to_float(cut(image, crop))
+        paste(image, source, noise(seed), crop, cut_mask(foreground, crop), values=values, feather=feather)
         np.testing.assert_array_equal(image[~foreground], before[~foreground])
         assert image.dtype == before.dtype
 
@@ -74,36 +75,42 @@ class TestPaste:
         left, top = (min(max(start, 1 - side), length - 1) for start, length in ((left, width), (top, height)))
         foreground = np.random.default_rng(seed).random((height, width)) < 0.3
         crop, before = Crop(left, top, side), image.copy()
-        paste(image, noise(seed), crop, cut_mask(foreground, crop), values=ValueRange.of(image), feather=2.0)
+        values = ValueRange.of(image)
+        source = values.to_float(cut(image, crop))
+        paste(image, source, noise(seed), crop, cut_mask(foreground, crop), values=values, feather=2.0)
         np.testing.assert_array_equal(image[~foreground], before[~foreground])
 
     @settings(max_examples=40, deadline=None)
     @given(data=st.data(), image=pictures())
-    def test_the_own_crop_at_native_size_changes_nothing(self, data, image):
+    def test_the_own_crop_without_a_change_changes_nothing(self, data, image):
         crop = crop_around(data.draw(boxes(*image.shape[:2])), image_size=image.shape[:2])
         values, before = ValueRange.of(image), image.copy()
-        rendered = to_model(cut(image, crop), size=crop.side, values=values)
+        source = values.to_float(cut(image, crop))
         everything = cut_mask(np.ones(image.shape[:2], bool), crop)
-        paste(image, rendered, crop, everything, values=values, feather=3.0)
+        paste(image, source, np.zeros((3, SIZE, SIZE)), crop, everything, values=values, feather=3.0)
         np.testing.assert_array_equal(image, before)
 
     @pytest.mark.parametrize("side", [24, 32, 80])
-    def test_a_smooth_picture_survives_another_size(self, side):
-        y, x = np.mgrid[:100, :100]
-        image = (60 + x + 0.5 * y).astype(np.uint8)[..., None].repeat(3, axis=2)
+    def test_a_change_drawn_at_the_model_s_size_arrives_at_native_size(self, side):
+        image = np.random.default_rng(0).integers(60, 120, (100, 100, 3), np.uint8)
         crop, values, before = Crop(10, 5, side), ValueRange.of(image), image.copy()
-        rendered = to_model(cut(image, crop), size=SIZE, values=values)
+        y, x = np.mgrid[:SIZE, :SIZE] / (SIZE - 1)
+        change = np.broadcast_to((0.2 * x + 0.1 * y).astype(np.float32), (3, SIZE, SIZE))
         inner = np.zeros((side, side), bool)
         inner[side // 6 : -side // 6, side // 6 : -side // 6] = True
-        paste(image, rendered, crop, inner, values=values, feather=0)
-        assert np.abs(image.astype(int) - before).max() <= 2
+        paste(image, values.to_float(cut(image, crop)), change, crop, inner, values=values, feather=0)
+        added = (image.astype(int) - before)[5 : 5 + side, 10 : 10 + side]
+        y, x = np.mgrid[:side, :side] / (side - 1)
+        wanted = 127.5 * (0.2 * x + 0.1 * y)[..., None]
+        assert np.abs(added - wanted)[inner].max() <= 2  # the grain of the source is still there, pixel by pixel
 
-    def test_inside_a_thin_mask_the_rendering_arrives_in_full(self):
+    def test_inside_a_thin_mask_the_change_arrives_in_full(self):
         image = np.full((40, 40, 1), 100, np.uint8)
         line = np.zeros((SIZE, SIZE), bool)
         line[10, 3:29] = True
-        rendered = np.full((3, SIZE, SIZE), -1, np.float32)
-        paste(image, rendered, Crop(4, 4, SIZE), line, values=ValueRange.of(image), feather=3.0)
+        change = np.full((3, SIZE, SIZE), -1, np.float32)
+        crop, values = Crop(4, 4, SIZE), ValueRange.of(image)
+        paste(image, values.to_float(cut(image, crop)), change, crop, line, values=values, feather=3.0)
         assert (image[14, 7:33] == 0).all()
 
 

@@ -80,7 +80,22 @@ class TestElsewhere:
         pasted, crop = paste_into(background, instance, ExemplarBank([own]))
         deep = cv2.erode(instance_mask(instance, crop, (200, 220)).astype(np.uint8), np.ones((7, 7))) > 0
         pixels = (pasted + 1) * 127.5
-        assert pixels[deep].mean() == pytest.approx(40 + lift, abs=2.5)
+        # the real dent reflects 40 of 100: so does this one
+        assert pixels[deep].mean() == pytest.approx(0.4 * (100 + lift), abs=2.5)
+
+    def test_a_drawn_crack_is_dark_all_along_though_the_real_one_bends_elsewhere(self):
+        foreground = np.zeros((90, 120), bool)
+        for y in range(10, 80):
+            foreground[y, 60 + round(6 * np.sin(y / 6)) :][:2] = True
+        image = np.full((90, 120, 1), 100, np.uint8)
+        image[foreground] = 20
+        crack = Exemplar(image, foreground, "tile", "dent", SOURCE)
+        straight = np.zeros((90, 120), bool)
+        straight[10:80, 60:62] = True
+        pasted, crop = paste_into(np.full((90, 120, 1), 100, np.uint8), instance_of(straight), ExemplarBank([crack]))
+        pixels = (pasted[instance_mask(instance_of(straight), crop, (90, 120))] + 1) * 127.5
+        assert np.median(pixels) < 40
+        assert (pixels < 70).mean() > 0.9
 
     def test_outside_the_instance_the_background_stays(self):
         own = defect()

@@ -70,6 +70,17 @@ def test_normal_crops_are_empty_and_defect_crops_show_the_defect(items):
         assert crop["foreground"].any() == (number % 8 >= 2)
 
 
+def test_normal_crops_show_the_border_as_often_as_defect_crops_do(tmp_path):
+    frame = np.full((200, 200), 50, np.uint8)
+    frame[[0, -1]] = frame[:, [0, -1]] = 255
+    cv2.imwrite(str(tmp_path / "normal.png"), frame)
+    at_the_rim = write_item(tmp_path, "hole", "hole", size=(200, 200), spots=((0, 90),))
+    crops = dataset([TrainingItem(tmp_path / "normal.png", None, None), at_the_rim], zoom=(1.0, 1.0))
+    normal = [n for n in range(400) if n % 8 < 2]
+    share = np.mean([float(crops[n]["image"].max()) > 0.9 for n in normal])
+    assert share > 0.2  # a corner drawn evenly inside the image would give 0.02
+
+
 def test_foreground_lies_on_the_defect(items):
     crops = dataset(items, zoom=(1.0, 1.0))
     for number in range(16):

@@ -94,6 +94,7 @@ def test_three_images_with_a_bright_square_are_learnt(items, tmp_path):
         ema_decay=0.9,
     )
     assert result.val_miou > 0.8
+    assert result.val_miou == result.history[-1]["val_miou"]  # without patience the last weights are kept
     assert result.history[-1]["loss"] < result.history[0]["loss"]
 
 
