@@ -25,7 +25,11 @@ from fastsynth.diffusion.pipeline import FASTPipeline
 BATCH, STEPS = 16, 10
 
 
-def main(repeats: int) -> None:
+Calls = dict[str, Callable[[], object]]
+
+
+def calls() -> Calls:
+    """What is timed, by name."""
     config = FASTConfig()
     size, width = config.crop_size, config.base.token_width
     vae = load_autoencoder(None)
@@ -51,7 +55,7 @@ def main(repeats: int) -> None:
     rows = torch.zeros(BATCH, dtype=torch.long)
     moment = torch.full((BATCH,), 500)
 
-    parts: dict[str, Callable[[], object]] = {
+    return {
         "unet": lambda: unet(unet_input(latents, latents, masks), 500, tokens(rows)),
         "farm": lambda: farm(latents, latent_mask(masks), moment, tokens.pooled(rows)),
         "encode": lambda: vae.encode(pictures),
@@ -60,14 +64,23 @@ def main(repeats: int) -> None:
             pictures, masks, "a", "b", num_inference_steps=STEPS, generator=generator, output_type="pt"
         ),
     }
+
+
+def timed(parts: Calls, repeats: int) -> dict[str, list[float]]:
+    """Seconds of every call, in turn, after one round of warming up."""
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     with torch.no_grad():
         for repeat in range(repeats + 1):
             for name, call in parts.items():
                 started = time.perf_counter()
                 call()
-                if repeat > 0:  # the first round warms up
+                if repeat > 0:
                     seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def main(repeats: int) -> None:
+    seconds = timed(calls(), repeats)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     ratios = [
         p / (STEPS * u + d) for p, u, d in zip(seconds["pipeline"], seconds["unet"], seconds["decode"], strict=True)

@@ -86,8 +86,10 @@ def train_segmenter(
 ) -> SegmenterResult:
     """Train one segmenter into `folder`, or continue, or return what is finished there.
 
-    items: normal and defect images to draw crops from. val_items: choose threshold and, with `patience`, checkpoint; never test images.
-    device: "cpu", or "auto" for what accelerate finds. augmentation: in place of `config.augment`.
+    items: normal and defect images to draw crops from.
+    val_items: choose the threshold and, with `patience`, the checkpoint; never test images.
+    device: "cpu", or "auto" for what accelerate finds.
+    augmentation: in place of `config.augment`.
 
     Raises ValueError when `folder` holds a run with other settings or images, or the items do not make a batch.
     """
@@ -135,7 +137,11 @@ def train_segmenter(
     loss_function = build_loss(config.loss)
     losses: list[float] = []
     bar = tqdm(
-        total=config.iterations, initial=progress.iteration, disable=not progress_bar, desc=folder.name, unit="it"
+        total=config.iterations,
+        initial=progress.iteration,
+        disable=not progress_bar,
+        desc=f"{folder.parent.name} {folder.name}",
+        unit="it",
     )
     started = time.perf_counter()
     for batch in loader:

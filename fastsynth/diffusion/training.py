@@ -100,7 +100,7 @@ def train_fast(
 
     The pipeline ends up with the averaged weights. `log` gets step and losses every 10 steps.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=pipeline.device.type == "cpu")
     parts = TrainedParts(pipeline).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(parts.parameters(), learning_rate, weight_decay=0.01)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_train_steps)

@@ -17,7 +17,6 @@ from fastsynth.diffusion.crop import (
     mask_to_model,
     paste,
     ring,
-    to_model,
 )
 
 SIZE = 32
