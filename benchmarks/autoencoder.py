@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from fastsynth.config import load_config
 from fastsynth.diffusion.base import build_scheduler, build_unet, load_autoencoder
 from fastsynth.diffusion.conditioning import DefectTokens
-from fastsynth.diffusion.crop import ValueRange, crop_around, cut, to_model
-from fastsynth.diffusion.exemplar import Exemplar, ExemplarBank
 from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import train_fast
 from fastsynth.diffusion.views import defect_views, encode_views, normal_views
+from fastsynth.layouts.crop import ValueRange, crop_around, cut, to_model
+from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.image_metrics import KID_NAME, defect_crops, kid, trunk_features
 from fastsynth.recipes.rendering import draw_layouts, training_exemplars
 from fastsynth.run import Run

@@ -390,8 +390,9 @@ def _describe(opened: "Run") -> None:
     """What --dry-run prints."""
     config, split = opened.config, opened.planned_split()
     typer.echo(f"data: {_counts(split)}")
-    typer.echo(f"train: {config.renderer.kind}, {config.renderer.training.max_train_steps} steps")
-    typer.echo(f"generate: {config.generate.count} samples in {opened.store_folder}")
+    renderer = config.renderer
+    typer.echo(f"train: {renderer.training.max_train_steps} steps" if renderer.kind == "fast" else "train: nothing")
+    typer.echo(f"generate: {config.generate.count} samples by {renderer.kind} in {opened.store_folder}")
     arms = 1 + len(config.compare.ratios) + config.compare.synthetic_only
     typer.echo(
         f"compare: {arms} arms of {len(config.compare.seeds)} seeds, {config.segment.iterations} iterations each"

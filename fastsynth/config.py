@@ -84,9 +84,11 @@ def _explain(kind: type[Config], item: Any) -> str:
     where = [str(part) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         known = _fields_at(kind, where[:-1])
+        where = [*_without_tags(kind, where[:-1]), where[-1]]
         close = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
         return f"unknown key {'.'.join(where)!r}; {hint}"
+    where = _without_tags(kind, where)
     if item["type"] == "missing":
         return f"key {'.'.join(where)!r} is missing; add it"
     return f"{'.'.join(where) or 'config'}: got {item['input']!r}; {item['msg'].removeprefix('Value error, ')}"
@@ -100,6 +102,17 @@ def _fields_at(kind: Any, where: list[str]) -> set[str]:
         # a part that is no field is the tag of a discriminated union or an index: stay where we are
         classes = [found for field in fields for found in _config_classes(field)] or classes
     return {name for cls in classes for name in cls.model_fields}
+
+
+def _without_tags(kind: Any, where: list[str]) -> list[str]:
+    """The path as the user wrote it: pydantic names the chosen member of a union as if it were a key."""
+    classes, kept = _config_classes(kind), []
+    for part in where:
+        fields = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
+        if fields or not classes or part.isdigit():
+            kept.append(part)
+            classes = [found for field in fields for found in _config_classes(field)]
+    return kept
 
 
 def _config_classes(annotation: Any) -> list[type[Config]]:

@@ -1,16 +1,32 @@
 """The whole configuration of a run: one YAML file, one section per stage. No torch."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from fastsynth.config import Config
 from fastsynth.data.datasets import DataConfig
 from fastsynth.data.split import SplitConfig
 from fastsynth.diffusion.config import FASTConfig
 from fastsynth.layouts.sampler import LayoutConfig
+from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
 from segment.config import SegmentConfig
+
+
+def _kind(section: Any) -> str:
+    """The renderer's kind; a section that names none is FAST."""
+    return str(section.get("kind", "fast") if isinstance(section, dict) else getattr(section, "kind", "fast"))
+
+
+RendererConfig = Annotated[
+    Annotated[FASTConfig, Tag("fast")]
+    | Annotated[CopyPasteConfig, Tag("copy_paste")]
+    | Annotated[CutPasteConfig, Tag("cutpaste")]
+    | Annotated[DRAEMConfig, Tag("draem")]
+    | Annotated[NSAConfig, Tag("nsa")],
+    Discriminator(_kind),
+]
 
 
 class GenerateConfig(Config):
@@ -42,7 +58,7 @@ class RunConfig(Config):
     data: DataConfig
     split: SplitConfig = SplitConfig()
     layouts: LayoutConfig = LayoutConfig()
-    renderer: FASTConfig = FASTConfig()
+    renderer: RendererConfig = FASTConfig()
     generate: GenerateConfig = GenerateConfig()
     segment: SegmentConfig = SegmentConfig()
     compare: CompareConfig = CompareConfig()

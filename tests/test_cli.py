@@ -130,7 +130,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(cli, config, tmp_p
     answer = cli(verb, config, "--seed", 4, "--dry-run")
     assert answer.code == 0
     assert "2 validation" in answer.out
-    assert "generate: 10 samples in" in answer.out
+    assert "generate: 10 samples by fast in" in answer.out
     assert "compare: 2 arms" in answer.out
     assert not (tmp_path / "run").exists()
 

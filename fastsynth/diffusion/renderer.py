@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut, mask_to_model, paste, to_model
-from fastsynth.diffusion.exemplar import ExemplarBank, instance_mask
 from fastsynth.diffusion.pipeline import FASTPipeline, Start
+from fastsynth.layouts.crop import Crop, ValueRange, add_change, crop_around, cut, mask_to_model, paste, to_model
+from fastsynth.layouts.exemplar import ExemplarBank, instance_mask
 from fastsynth.types import Instance, Layout, Sample, sample_seed
 
 
@@ -105,11 +105,12 @@ class FASTRenderer:
         change: np.ndarray = output.images.float().cpu().numpy() - sources
         return change
 
-    def _sample(self, layout: Layout, seed: int, drawn: Sequence[tuple[_Job, np.ndarray]]) -> Sample:
+    def _sample(self, layout: Layout, seed: int, changes: Sequence[tuple[_Job, np.ndarray]]) -> Sample:
         image = layout.background.copy()
         values = ValueRange.of(layout.background)
-        for job, change in drawn:
-            paste(image, job.source, change, job.crop, job.foreground, values=values, feather=self.feather)
+        for job, change in changes:
+            drawn = add_change(job.source, change, job.foreground, feather=self.feather)
+            paste(image, drawn, job.crop, job.foreground, values=values)
         return Sample(
             image=image,
             mask=layout.foreground.astype(np.uint8) * 255,

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
-from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, to_model
-from fastsynth.diffusion.exemplar import Exemplar
 from fastsynth.files import atomic_write
+from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, to_model
+from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask, split_parts
 
 CONTEXT_JITTER = 1.4

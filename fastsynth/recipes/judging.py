@@ -159,7 +159,7 @@ def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: fl
         seed=seed,
         scores=Scores.load(folder / SCORES),
         threshold=threshold,
-        num_inference_steps=run.config.renderer.num_inference_steps if rendered else None,
+        num_inference_steps=getattr(run.config.renderer, "num_inference_steps", 0) if rendered else None,
         seconds_per_image=read_json(generation)["seconds_per_image"] if rendered and generation.is_file() else None,
         train_minutes=cost["train_minutes"],
         peak_memory_mb=cost["peak_memory_mb"],

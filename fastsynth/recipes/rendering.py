@@ -6,8 +6,9 @@ Each is resumable: called again it continues where it was stopped, or returns wh
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from fastsynth.data.datasets import Record
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.base import build_scheduler, build_unet, load_autoencoder
 from fastsynth.diffusion.conditioning import DefectTokens
-from fastsynth.diffusion.exemplar import Exemplar, ExemplarBank
+from fastsynth.diffusion.config import FASTConfig
 from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.renderer import FASTRenderer
@@ -29,10 +30,13 @@ from fastsynth.diffusion.training import train_fast
 from fastsynth.diffusion.views import EncodedViews, defect_views, encode_views, normal_views
 from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, sha256_json, write_json
 from fastsynth.images import encode_png, read_image
+from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.audit import AuditReport, audit
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.types import Layout, Renderer, Sample, sample_seed
+from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
+from generators.reference import ReferenceRenderer, copy_paste, cutpaste, draem, nsa
 
 T = TypeVar("T")
 UNIT = 8
@@ -48,16 +52,19 @@ def check_data(run: Run) -> list[Problem]:
 
 
 def train_renderer(run: Run) -> Path:
-    """Train FAST on the training defects and normals; returns the folder of the saved pipeline."""
+    """Train FAST on the training defects and normals; returns the folder of the saved pipeline.
+
+    The reference renderers have nothing to train: then the folder stays away.
+    """
     settings = run.config.renderer
-    if (run.model_folder / TRAINED).is_file():
+    if not isinstance(settings, FASTConfig) or (run.model_folder / TRAINED).is_file():
         return run.model_folder
     with run.stage("train"), _disk_errors(run.folder):
         write_json(run.model_folder / TRAINED_FROM, run.training_settings())
         exemplars = training_exemplars(run)
-        pipeline = _new_pipeline(run, exemplars)
+        pipeline = _new_pipeline(run, settings, exemplars)
         training = settings.training
-        defects, normals = _encoded_views(run, pipeline, exemplars)
+        defects, normals = _encoded_views(run, settings, pipeline, exemplars)
         seconds = train_fast(
             pipeline,
             defects,
@@ -84,8 +91,30 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 
 def load_renderer(run: Run) -> Renderer:
-    """The trained renderer of the run. Raises FileNotFoundError when there is none yet."""
+    """The run's renderer. Raises FileNotFoundError when it has to be trained and is not."""
     settings = run.config.renderer
+    match settings:
+        case FASTConfig():
+            return _load_fast(run, settings)
+        case CopyPasteConfig():
+            fill = copy_paste(ExemplarBank(training_exemplars(run)), blend=settings.blend)
+        case CutPasteConfig():
+            fill = cutpaste(jitter=settings.jitter)
+        case DRAEMConfig():
+            fill = draem(opacity=settings.opacity)
+        case NSAConfig():
+            fill = nsa(partial(_random_normal, run), scale=settings.scale)
+        case _:
+            assert_never(settings)
+    return ReferenceRenderer(settings.kind, fill, context=settings.context)
+
+
+def _random_normal(run: Run, category: str, rng: np.random.Generator) -> np.ndarray:
+    records = [record for record in run.training_normals() if record.category == category]
+    return run.read(records[rng.integers(len(records))])[0]
+
+
+def _load_fast(run: Run, settings: FASTConfig) -> FASTRenderer:
     _require_trained(run)
     disable_progress_bar()  # of loading: it is over before it can be read
     pipeline = FASTPipeline.from_pretrained(run.model_folder)
@@ -106,7 +135,8 @@ def load_renderer(run: Run) -> Renderer:
 
 
 def _require_trained(run: Run) -> None:
-    if not (run.model_folder / TRAINED).is_file():
+    trained = run.config.renderer.kind != "fast" or (run.model_folder / TRAINED).is_file()
+    if not trained:
         raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
 
 
@@ -239,10 +269,10 @@ def training_exemplars(run: Run) -> list[Exemplar]:
 
 
 def _encoded_views(
-    run: Run, pipeline: FASTPipeline, exemplars: Sequence[Exemplar]
+    run: Run, settings: FASTConfig, pipeline: FASTPipeline, exemplars: Sequence[Exemplar]
 ) -> tuple[EncodedViews, EncodedViews]:
     """Views of defects and of normals, encoded once and kept on disk while the training can still be interrupted."""
-    settings, normals = run.config.renderer, run.training_normals()
+    normals = run.training_normals()
     defect_count, normal_count = settings.training.defect_crops, settings.training.normal_crops
     made_from = [
         sha256_json(run.split.sha256),
@@ -272,8 +302,8 @@ def _encoded_views(
     return EncodedViews.load(folder / "defects.safetensors"), EncodedViews.load(folder / "normals.safetensors")
 
 
-def _new_pipeline(run: Run, exemplars: Sequence[Exemplar]) -> FASTPipeline:
-    settings, base = run.config.renderer, run.config.renderer.base
+def _new_pipeline(run: Run, settings: FASTConfig, exemplars: Sequence[Exemplar]) -> FASTPipeline:
+    base = settings.base
     vae = load_autoencoder(base.autoencoder)
     latent_channels = int(vae.config["latent_channels"])
     pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})

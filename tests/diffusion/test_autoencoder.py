@@ -9,8 +9,8 @@ import torch
 
 from fastsynth.diffusion.autoencoder import LATENT_LIMIT, CompactAutoencoder
 from fastsynth.diffusion.base import BUNDLED_AUTOENCODER, load_autoencoder
-from fastsynth.diffusion.crop import ValueRange, to_model
 from fastsynth.images import read_image
+from fastsynth.layouts.crop import ValueRange, to_model
 from fastsynth.noise import white_noise
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fastsynth.diffusion.crop import Crop, ValueRange, crop_around, cut
-from fastsynth.diffusion.exemplar import Exemplar, ExemplarBank, instance_mask, moment_warp
+from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut
+from fastsynth.layouts.exemplar import Exemplar, ExemplarBank, instance_mask, moment_warp
 from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
 from fastsynth.types import Instance, Warp
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fastsynth.diffusion.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
+from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
 from fastsynth.layouts.masks import warp_coordinates
 from fastsynth.types import Instance, Warp
 
@@ -40,24 +40,23 @@ class ExemplarBank:
     def warped_into(
         self, background: np.ndarray, instance: Instance, crop: Crop, *, category: str, seed: int
     ) -> np.ndarray:
-        """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1].
+        """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1]."""
+        clean = ValueRange.of(background).to_float(cut(background, crop))
+        inside = instance_mask(instance, crop, background.shape[:2])
+        return _blend(clean, self.warped(instance, crop, inside, category=category, seed=seed), inside)
+
+    def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
+        """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
 
         The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a random defect
-        of its type, turned and scaled so that their second moments agree.
+        of its type, turned and scaled so that their second moments agree. inside: `instance_mask`, (side, side).
         """
         exemplar, warp = self._choose(instance, category, seed)
-        height = width = crop.side
-        map_x, map_y = warp_coordinates(
-            warp, (height, width), origin=(crop.left - instance.left, crop.top - instance.top)
-        )
-        inside = instance_mask(instance, crop, background.shape[:2])
+        map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
         _mirror_into(exemplar.foreground, map_x, map_y, inside)
-        values = ValueRange.of(exemplar.image)
-        defect = cv2.remap(
-            values.to_float(exemplar.image), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        ).reshape(height, width, -1)
-        clean = ValueRange.of(background).to_float(cut(background, crop))
-        return _blend(clean, defect, inside)
+        pixels = ValueRange.of(exemplar.image).to_float(exemplar.image)
+        defect = cv2.remap(pixels, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        return defect.reshape(*inside.shape, -1)
 
     def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:
         if instance.warp is not None and instance.warp.source in self.by_source:
@@ -129,8 +128,7 @@ def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -
 
     Where the surroundings are k times as bright, so is the contrast of the defect: a surface reflects a share.
     """
-    if defect.shape[2] != background.shape[2]:
-        defect = np.repeat(defect.mean(2, keepdims=True), background.shape[2], axis=2)
+    defect = like_channels(defect, background.shape[2])
     around = ring(foreground, width=4)
     if around.any():
         wanted, found = np.median(background[around], axis=0), np.median(defect[around], axis=0)
@@ -139,6 +137,11 @@ def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -
         defect = wanted + gain * (defect - found)
     weight = feather_weight(foreground, 2.0)[..., None]
     return np.clip(background + weight * (defect - background), -1, 1).astype(np.float32)
+
+
+def like_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """(h, w, C) as (h, w, channels): grey where the two differ."""
+    return image if image.shape[2] == channels else np.repeat(image.mean(2, keepdims=True), channels, axis=2)
 
 
 def instance_mask(instance: Instance, crop: Crop, image_size: tuple[int, int]) -> np.ndarray:

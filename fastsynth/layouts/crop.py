@@ -105,34 +105,31 @@ def mask_to_model(foreground: np.ndarray, *, size: int) -> np.ndarray:
     return scaled.astype(np.float32)[None]
 
 
-def paste(
-    image: np.ndarray,
-    source: np.ndarray,
-    change: np.ndarray,
-    crop: Crop,
-    foreground: np.ndarray,
-    *,
-    values: ValueRange,
-    feather: float,
-) -> None:
-    """Write `source` plus `change` into `image` in place, inside `foreground` alone.
+def add_change(source: np.ndarray, change: np.ndarray, foreground: np.ndarray, *, feather: float) -> np.ndarray:
+    """What a model changed, added to what it started from at native size: (side, side, C) float.
 
-    source: (side, side, C) float in [-1, 1], what the model started from, at native size. It keeps the grain and the
-    hair-thin lines that the model's size cannot hold.
-    change: (3, size, size) float, what the model altered in it, at the model's size; added with a fade.
-    foreground: (side, side) bool, at native size.
+    source: (side, side, C) float in [-1, 1]. It keeps the grain and the hair-thin lines that the model's size cannot
+    hold. change: (3, size, size) float, at the model's size. foreground: (side, side) bool.
     feather: pixels over which the change fades in from the mask's border inwards; thin defects get it in full.
     """
-    native = _resize(change.transpose(1, 2, 0), crop.side)
-    if image.shape[2] == 1:
+    native = _resize(change.transpose(1, 2, 0), source.shape[0])
+    if source.shape[2] == 1:
         native = native.mean(axis=2, keepdims=True)
-    native = source + feather_weight(foreground, feather)[..., None] * native
+    changed: np.ndarray = source + feather_weight(foreground, feather)[..., None] * native
+    return changed
+
+
+def paste(image: np.ndarray, drawn: np.ndarray, crop: Crop, foreground: np.ndarray, *, values: ValueRange) -> None:
+    """Write `drawn`, (side, side, C) float in [-1, 1], into `image` in place, inside `foreground` alone.
+
+    foreground: (side, side) bool; what lies beyond the image's border is dropped.
+    """
     height, width = image.shape[:2]
     x0, y0 = max(crop.left, 0), max(crop.top, 0)
     x1, y1 = min(crop.left + crop.side, width), min(crop.top + crop.side, height)
     at = np.s_[y0 - crop.top : y1 - crop.top, x0 - crop.left : x1 - crop.left]
     inside = foreground[at]
-    image[y0:y1, x0:x1][inside] = values.from_float(native[at][inside], image.dtype)
+    image[y0:y1, x0:x1][inside] = values.from_float(drawn[at][inside], image.dtype)
 
 
 def feather_weight(foreground: np.ndarray, feather: float) -> np.ndarray:

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsynth.diffusion.crop import (
+from fastsynth.layouts.crop import (
     MIN_SIDE,
     Crop,
     ValueRange,
     _mirror,
+    add_change,
     crop_around,
     cut,
     cut_mask,
@@ -56,8 +57,9 @@ class TestPaste:
         crop = crop_around(box, image_size=(height, width), context=data.draw(st.floats(1.1, 4)))
         before = image.copy()
         values = ValueRange.of(image)
-        source = values.to_float(cut(image, crop))
-        paste(image, source, noise(seed), crop, cut_mask(foreground, crop), values=values, feather=feather)
+        inside = cut_mask(foreground, crop)
+        drawn = add_change(values.to_float(cut(image, crop)), noise(seed), inside, feather=feather)
+        paste(image, drawn, crop, inside, values=values)
         np.testing.assert_array_equal(image[~foreground], before[~foreground])
         assert image.dtype == before.dtype
 
@@ -75,8 +77,8 @@ class TestPaste:
         foreground = np.random.default_rng(seed).random((height, width)) < 0.3
         crop, before = Crop(left, top, side), image.copy()
         values = ValueRange.of(image)
-        source = values.to_float(cut(image, crop))
-        paste(image, source, noise(seed), crop, cut_mask(foreground, crop), values=values, feather=2.0)
+        drawn = np.random.default_rng(seed).uniform(-1.2, 1.2, (side, side, image.shape[2]))
+        paste(image, drawn, crop, cut_mask(foreground, crop), values=values)
         np.testing.assert_array_equal(image[~foreground], before[~foreground])
 
     @settings(max_examples=40, deadline=None)
@@ -84,9 +86,10 @@ class TestPaste:
     def test_the_own_crop_without_a_change_changes_nothing(self, data, image):
         crop = crop_around(data.draw(boxes(*image.shape[:2])), image_size=image.shape[:2])
         values, before = ValueRange.of(image), image.copy()
-        source = values.to_float(cut(image, crop))
         everything = cut_mask(np.ones(image.shape[:2], bool), crop)
-        paste(image, source, np.zeros((3, SIZE, SIZE)), crop, everything, values=values, feather=3.0)
+        unchanged = np.zeros((3, SIZE, SIZE), np.float32)
+        drawn = add_change(values.to_float(cut(image, crop)), unchanged, everything, feather=3.0)
+        paste(image, drawn, crop, everything, values=values)
         np.testing.assert_array_equal(image, before)
 
     @pytest.mark.parametrize("side", [24, 32, 80])
@@ -97,7 +100,8 @@ class TestPaste:
         change = np.broadcast_to((0.2 * x + 0.1 * y).astype(np.float32), (3, SIZE, SIZE))
         inner = np.zeros((side, side), bool)
         inner[side // 6 : -side // 6, side // 6 : -side // 6] = True
-        paste(image, values.to_float(cut(image, crop)), change, crop, inner, values=values, feather=0)
+        drawn = add_change(values.to_float(cut(image, crop)), change, inner, feather=0)
+        paste(image, drawn, crop, inner, values=values)
         added = (image.astype(int) - before)[5 : 5 + side, 10 : 10 + side]
         y, x = np.mgrid[:side, :side] / (side - 1)
         wanted = 127.5 * (0.2 * x + 0.1 * y)[..., None]
@@ -109,7 +113,8 @@ class TestPaste:
         line[10, 3:29] = True
         change = np.full((3, SIZE, SIZE), -1, np.float32)
         crop, values = Crop(4, 4, SIZE), ValueRange.of(image)
-        paste(image, values.to_float(cut(image, crop)), change, crop, line, values=values, feather=3.0)
+        drawn = add_change(values.to_float(cut(image, crop)), change, line, feather=3.0)
+        paste(image, drawn, crop, line, values=values)
         assert (image[14, 7:33] == 0).all()
 
 
