@@ -33,7 +33,7 @@ class SegmentConfig(Config):
     """Probability that a defect crop comes from a synthetic sample: 0 real only, 1 synthetic only."""
     random_share: Share = 0.2
     """Share of the defect crops that lie anywhere in a defect image; the others show a defect."""
-    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.7, 1.4)
+    zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.4, 1.4)
     """Range of the random magnification of a crop; above 1 enlarges."""
     augment: AugmentConfig = AugmentConfig()
     """The albumentations pipeline, applied to the crops."""
