@@ -74,7 +74,7 @@ def defect_views(
             part = parts[which][rng.integers(len(parts[which]))]
             height, width = part.foreground.shape
             bbox = (part.left, part.top, part.left + width, part.top + height)
-            yield _view(of_pair[which], bbox, size=size, context=context, rng=rng)
+            yield view_of(of_pair[which], bbox, size=size, context=context, rng=rng)
 
 
 def normal_views(
@@ -103,7 +103,7 @@ def normal_views(
         foreground[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
         normal = Exemplar(image=image, foreground=foreground, category=category, defect=NORMAL, source="")
         bbox = (left, top, left + mask.shape[1], top + mask.shape[0])
-        yield _view(normal, bbox, size=size, context=context, rng=rng)
+        yield view_of(normal, bbox, size=size, context=context, rng=rng)
 
 
 def encode_views(
@@ -132,7 +132,7 @@ def encode_views(
     return EncodedViews(latents=torch.cat(latents), mask_images=torch.cat(masks), rows=torch.tensor(rows))
 
 
-def _view(
+def view_of(
     defect: Exemplar, bbox: tuple[int, int, int, int], *, size: int, context: float, rng: np.random.Generator
 ) -> View:
     """One crop with jittered zoom and place, mirrored and turned, its tone changed."""

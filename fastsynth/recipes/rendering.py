@@ -20,10 +20,9 @@ from fastsynth import __version__
 from fastsynth.data.check import Problem, check_dataset
 from fastsynth.data.datasets import Record
 from fastsynth.data.store import Identity, Store, read_manifest
-from fastsynth.diffusion.base import build_scheduler, build_unet, load_autoencoder
-from fastsynth.diffusion.conditioning import DefectTokens
+from fastsynth.diffusion.base import build_scheduler
+from fastsynth.diffusion.building import new_pipeline
 from fastsynth.diffusion.config import FASTConfig
-from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import train_fast
@@ -304,27 +303,18 @@ def _encoded_views(
 
 def _new_pipeline(run: Run, settings: FASTConfig, exemplars: Sequence[Exemplar]) -> FASTPipeline:
     base = settings.base
-    vae = load_autoencoder(base.autoencoder)
-    latent_channels = int(vae.config["latent_channels"])
-    pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})
-    torch.manual_seed(run.config.seed)  # initial weights; everything later has generators of its own
-    unet = build_unet(
-        latent_channels=latent_channels,
+    pipeline = new_pipeline(
+        sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars}),
+        autoencoder=base.autoencoder,
         size=settings.crop_size,
         block_out_channels=base.block_out_channels,
         layers_per_block=base.layers_per_block,
+        tokens_per_defect=base.tokens_per_defect,
         token_width=base.token_width,
-    )
-    pipeline = FASTPipeline(
-        vae=vae,
-        unet=unet,
-        scheduler=build_scheduler(kernel=settings.kernel, spacing=settings.spacing, solver_order=settings.solver_order),
-        farm=FARM(in_channels=latent_channels, class_embed_dim=base.token_width),
-        tokens=DefectTokens(
-            pairs=[list(pair) for pair in pairs],
-            num_tokens=base.tokens_per_defect,
-            cross_attention_dim=base.token_width,
-        ),
+        kernel=settings.kernel,
+        spacing=settings.spacing,
+        solver_order=settings.solver_order,
+        seed=run.config.seed,
     )
     pipeline.to(_device(run))
     return pipeline
