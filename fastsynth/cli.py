@@ -9,19 +9,31 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastsynth import __version__
+from fastsynth.cli_data import data_app
+from fastsynth.cli_options import (
+    CHECK_FAILED,
+    AsJson,
+    ConfigPath,
+    Device,
+    DryRun,
+    Overrides,
+    Seed,
+    counts,
+    open_run,
+    print_result,
+    read_config,
+)
 from fastsynth.errors import CheckFailedError
 
 if TYPE_CHECKING:
-    from fastsynth.data.split import Split
     from fastsynth.run import Run
-    from fastsynth.run_config import RunConfig
 
-FAILED, WRONG_USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 DISK_FULL = "free some space and run the same command again"
 ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), DISK_FULL)
@@ -32,18 +44,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="New defect images with pixel-exact masks from normal images and a few annotated defects.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours are spent on them.")
 segment_app = typer.Typer(no_args_is_help=True, help="Train segmenters and use them.")
 config_app = typer.Typer(no_args_is_help=True, help="Show and check configurations.")
 for name, sub in (("data", data_app), ("segment", segment_app), ("config", config_app)):
     app.add_typer(sub, name=name)
-
-ConfigPath = Annotated[Path, typer.Argument(help="YAML file; see configs/ for examples.", show_default=False)]
-Overrides = Annotated[list[str], typer.Option("-s", "--set", help="key.sub=value, over the file; repeatable.")]
-Seed = Annotated[int | None, typer.Option(help="Shorthand for -s seed=N.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps: shorthand for -s device=…")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check configuration and data, say what would be done.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -64,7 +68,7 @@ def doctor(
 
     findings = diagnose(data, output)
     lines = [f"{finding.level:5} {finding.topic}: {finding.message}" for finding in findings]
-    _print([vars(finding) for finding in findings], "\n".join(lines), as_json)
+    print_result([vars(finding) for finding in findings], "\n".join(lines), as_json)
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(CHECK_FAILED)
 
@@ -78,7 +82,7 @@ def demo(
     from fastsynth.recipes.whole import make_demo_data, run_all
     from fastsynth.run import Run
 
-    config = _load(
+    config = read_config(
         preset("demo"), [f"output={output}", f"data.root={output.parent / (output.name + '_data')}", *overrides]
     )
     make_demo_data(config)
@@ -94,35 +98,13 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Everything, from data to report; finished stages are skipped, interrupted ones resumed."""
-    opened = _open(config, overrides, seed, device)
+    opened = open_run(config, overrides, seed, device)
     if dry_run:
         _describe(opened)
         return
     from fastsynth.recipes.whole import run_all
 
     _finish(run_all(opened))
-
-
-@data_app.command("check")
-def data_check(root: Annotated[Path, typer.Argument(help="Folder of the data set.")], as_json: AsJson = False) -> None:
-    """Name every problem of a data set by its path; exits with 3 if there is any."""
-    from fastsynth.data.check import check_dataset
-    from fastsynth.data.datasets import open_dataset
-
-    dataset = open_dataset(root)
-    problems = check_dataset(dataset)
-    summary = f"{len(dataset.normals)} normal and {len(dataset.defects)} defect images, {len(problems)} problems"
-    lines = [f"{problem.path}: {problem.message}" for problem in problems]
-    _print([vars(problem) for problem in problems], "\n".join([*lines, summary]), as_json)
-    if problems:
-        raise typer.Exit(CHECK_FAILED)
-
-
-@data_app.command("split")
-def data_split(config: ConfigPath, overrides: Overrides = [], seed: Seed = None) -> None:  # noqa: B006
-    """Make split.json in the run folder, once: a third of every defect type to learn from, the rest to judge on."""
-    opened = _open(config, overrides, seed, None)
-    typer.echo(f"{opened.folder / 'split.json'}: {_counts(opened.split)}")
 
 
 @app.command()
@@ -136,7 +118,7 @@ def masks(
     ] = None,
 ) -> None:
     """Draw layouts as a contact sheet: a dry run in seconds, before any training."""
-    opened = _open(config, overrides, seed, None)
+    opened = open_run(config, overrides, seed, None)
     from fastsynth.recipes.rendering import draw_masks
 
     typer.echo(draw_masks(opened, count=count, path=output or opened.folder / "sheets" / "layouts.png"))
@@ -151,7 +133,7 @@ def train(
     dry_run: DryRun = False,
 ) -> None:
     """Train the renderer; continues from the last checkpoint."""
-    opened = _open(config, overrides, seed, device)
+    opened = open_run(config, overrides, seed, device)
     if dry_run:
         _describe(opened)
         return
@@ -169,7 +151,7 @@ def generate(
     dry_run: DryRun = False,
 ) -> None:
     """Fill the store of synthetic samples; fills the gaps of an interrupted one."""
-    opened = _open(config, overrides, seed, device)
+    opened = open_run(config, overrides, seed, device)
     if dry_run:
         _describe(opened)
         return
@@ -193,9 +175,28 @@ def audit(
     report = audit_store(store, data_root=data, split=None if split is None else Split.read(split))
     share = "" if report.median_changed_share is None else f", median changed share {report.median_changed_share:.0%}"
     summary = f"{report.samples} samples, {len(report.problems)} problems{share}"
-    _print(vars(report), "\n".join([*report.problems, summary]), as_json)
+    print_result(vars(report), "\n".join([*report.problems, summary]), as_json)
     if report.problems:
         raise typer.Exit(CHECK_FAILED)
+
+
+@app.command("filter")
+def filter_samples(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be refused.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the stored samples by the rules of generate.gate; what they refuse moves to rejected/, with the reason.
+
+    Afterwards `generate -s generate.gate.enabled=true`, with the same rules, draws the refused ones again.
+    """
+    opened = open_run(config, overrides, None, None)
+    from fastsynth.recipes.filtering import filter_store
+
+    found = filter_store(opened, dry_run=dry_run)
+    lines = [f"{reason}: {count}" for reason, count in found["reasons"].items()]
+    print_result(found, "\n".join([*lines, f"{found['kept']} of {found['samples']} samples kept"]), as_json)
 
 
 @app.command()
@@ -206,7 +207,7 @@ def replay(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Make one stored sample again, from its seed; exits with 3 if its bytes differ from the stored ones."""
-    opened = _open(config, overrides, None, None)
+    opened = open_run(config, overrides, None, None)
     from fastsynth.recipes.rendering import replay_to
 
     same = replay_to(opened, sample_id, output)
@@ -225,7 +226,7 @@ def augment(
     output: Annotated[Path | None, typer.Option(help="Sheet or folder to write.")] = None,
 ) -> None:
     """Show the augmentation as a sheet, or write the whole store augmented (training augments on the fly)."""
-    opened = _open(config, overrides, seed, None)
+    opened = open_run(config, overrides, seed, None)
     from fastsynth.recipes.augmenting import augment_store, preview_augmentation
 
     if preview:
@@ -243,7 +244,7 @@ def segment_train(
     device: Device = None,
 ) -> None:
     """Train and score one segmenter of one arm; `compare` trains whatever is missing."""
-    opened = _open(config, overrides, None, device)
+    opened = open_run(config, overrides, None, device)
     from fastsynth.recipes.judging import planned_arms, train_arm
 
     plans = {plan.folder: plan for plan in planned_arms(opened)}
@@ -261,12 +262,12 @@ def segment_eval(
     as_json: AsJson = False,
 ) -> None:
     """Score a segmenter on the test part of a run, per defect type."""
-    opened = _open(config, overrides, None, None)
+    opened = open_run(config, overrides, None, None)
     from fastsynth.recipes.judging import evaluate_segmenter
 
     found = evaluate_segmenter(opened, model)
     lines = [f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in row.items()) for name, row in found.items()]
-    _print(found, "\n".join(lines), as_json)
+    print_result(found, "\n".join(lines), as_json)
 
 
 @segment_app.command("predict")
@@ -290,11 +291,11 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """The verdict: does the synthetic data help the segmenter? Trains whatever arm is missing."""
-    opened = _open(config, overrides, None, device)
+    opened = open_run(config, overrides, None, device)
     from fastsynth.recipes.judging import compare
 
     found = compare(opened)
-    _print(found, str(found["verdict"]), as_json)
+    print_result(found, str(found["verdict"]), as_json)
 
 
 @app.command()
@@ -310,13 +311,13 @@ def config_show(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa:
     """Print the complete configuration, defaults included."""
     from fastsynth.config import dump_config
 
-    typer.echo(dump_config(_load(config, overrides)), nl=False)
+    typer.echo(dump_config(read_config(config, overrides)), nl=False)
 
 
 @config_app.command("check")
 def config_check(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
     """Say whether a configuration is valid."""
-    _load(config, overrides)
+    read_config(config, overrides)
     typer.echo(f"{config}: fine")
 
 
@@ -371,25 +372,10 @@ def _complain(message: str) -> None:
     tqdm.write(f"fastsynth: {message}", file=sys.stderr)  # on a line of its own, not at the end of an open bar
 
 
-def _load(path: Path, overrides: list[str]) -> "RunConfig":
-    from fastsynth.config import load_config
-    from fastsynth.run_config import RunConfig
-
-    return load_config(RunConfig, path, overrides)
-
-
-def _open(path: Path, overrides: list[str], seed: int | None, device: str | None) -> "Run":
-    from fastsynth.run import Run
-
-    shorthands = {"seed": seed, "device": device}
-    given = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-    return Run(_load(path, [*overrides, *given]))
-
-
 def _describe(opened: "Run") -> None:
     """What --dry-run prints."""
     config, split = opened.config, opened.planned_split()
-    typer.echo(f"data: {_counts(split)}")
+    typer.echo(f"data: {counts(split)}")
     renderer = config.renderer
     typer.echo(f"train: {renderer.training.max_train_steps} steps" if renderer.kind == "fast" else "train: nothing")
     typer.echo(f"generate: {config.generate.count} samples by {renderer.kind} in {opened.store_folder}")
@@ -399,15 +385,7 @@ def _describe(opened: "Run") -> None:
     )
 
 
-def _counts(split: "Split") -> str:
-    return f"{len(split.train)} training, {len(split.val)} validation, {len(split.test)} test images"
-
-
 def _finish(report_path: Path) -> None:
     metrics = json.loads((report_path.parent / "metrics.json").read_text())
     typer.echo(report_path)
     typer.echo(metrics["verdict"])
-
-
-def _print(value: Any, text: str, as_json: bool) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)

@@ -10,6 +10,7 @@ from fastsynth.data.datasets import DataConfig
 from fastsynth.data.split import SplitConfig
 from fastsynth.diffusion.config import FASTConfig
 from fastsynth.layouts.sampler import LayoutConfig
+from fastsynth.quality.gate_config import GateConfig
 from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
 from segment.config import SegmentConfig
 
@@ -34,6 +35,8 @@ class GenerateConfig(Config):
 
     count: Annotated[int, Field(ge=1)] = 500
     """Samples in all; defect types take turns."""
+    gate: GateConfig = GateConfig()
+    """Which samples are refused and drawn again."""
 
 
 class CompareConfig(Config):

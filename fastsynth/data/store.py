@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Identity(TypedDict):
 
     model_sha256: None for renderers without a model.
     defects: class names in the order of their indices; a class-index PNG holds 1 for the first.
+    gate_sha256: hash of the gate's settings; absent when every sample was kept.
     """
 
     config_sha256: str
@@ -47,6 +48,7 @@ class Identity(TypedDict):
     run_seed: int
     version: str
     defects: list[str]
+    gate_sha256: NotRequired[str]
 
 
 class Store:
@@ -95,12 +97,20 @@ class Store:
         return read_manifest(self.folder) if self._done else iter(())
 
     def write(
-        self, sample_id: int, sample: Sample, *, category: str, source_sha256: str, extra: Mapping[str, Any]
+        self,
+        sample_id: int,
+        sample: Sample,
+        *,
+        category: str,
+        source_sha256: str,
+        extra: Mapping[str, Any],
+        gate: Mapping[str, Any] | None = None,
     ) -> None:
         """Store one sample: its files, then its manifest line.
 
         source_sha256: of the file `sample.layout.source`, the background.
         extra: further keys of the line (JSON values).
+        gate: what the gate measured (JSON values), None when it was off.
 
         Raises:
             ValueError: the id is taken, or the sample breaks the contract (then nothing is written).
@@ -108,7 +118,7 @@ class Store:
         """
         if sample_id in self._done:
             raise ValueError(f"{self.folder}: sample {sample_id:06d} is already stored; skip the ids in done()")
-        checks = {**_check(sample), "gate": None}
+        checks = {**_check(sample), "gate": None if gate is None else dict(gate)}
         files = self._encode(f"{sample_id:06d}", sample, category)
         line = {
             "id": f"{sample_id:06d}",
@@ -135,7 +145,7 @@ class Store:
 
         for path, data in files.values():
             atomic_write(self.folder / path, data)
-        self._append((text + "\n").encode())
+        append_line(self.folder / MANIFEST, (text + "\n").encode())
         self._done.add(sample_id)
 
     def seal(self) -> None:
@@ -160,17 +170,18 @@ class Store:
             files["classes"] = (f"{category}/classes/{defect}/{name}.png", encode_png(classes))
         return files
 
-    def _append(self, line: bytes) -> None:
-        path = self.folder / MANIFEST
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(handle).st_size
-            if os.write(handle, line) < len(line):
-                os.ftruncate(handle, size)
-                raise OSError(errno.ENOSPC, "disk full; free some space and run the same command again", str(path))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line and fsync. Raises OSError when the disk is full; then the file is as before."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if os.write(handle, line) < len(line):
+            os.ftruncate(handle, size)
+            raise OSError(errno.ENOSPC, "disk full; free some space and run the same command again", str(path))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:

@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import Field
 
 from fastsynth.config import Config, load_config
-from fastsynth.data.defects import KINDS, draw_defect, draw_foreground
 from fastsynth.data.surfaces import draw_surface, free_pictures
 from fastsynth.diffusion.building import new_pipeline
 from fastsynth.diffusion.conditioning import NORMAL
 from fastsynth.diffusion.config import BaseConfig, FASTTrainingConfig
+from fastsynth.diffusion.defects import KINDS, draw_defect, draw_foreground
 from fastsynth.diffusion.training import train_fast
 from fastsynth.diffusion.views import EncodedViews, View, encode_views, view_of
 from fastsynth.files import write_json

@@ -31,6 +31,7 @@ from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, sha256_js
 from fastsynth.images import encode_png, read_image
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.audit import AuditReport, audit
+from fastsynth.recipes.filtering import Filling, gate_sha256, open_gate
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.types import Layout, Renderer, Sample, sample_seed
@@ -139,13 +140,13 @@ def _require_trained(run: Run) -> None:
         raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
 
 
-def draw_layouts(run: Run, ids: Sequence[int]) -> Iterator[Layout]:
-    """The layouts of the given samples; each depends on the run's seed and its own id alone."""
+def draw_layouts(run: Run, ids: Sequence[int], *, attempt: int = 0) -> Iterator[Layout]:
+    """The layouts of the given samples; each depends on the run's seed, its own id and the attempt alone."""
     samplers, normals = run.layout_samplers(), run.training_normals()
     pairs = sorted({(record.category, record.defect or "") for record in run.training_defects()})
     for sample_id in ids:
         category, defect = pairs[sample_id % len(pairs)]
-        rng = np.random.default_rng((run.config.seed, sample_id))
+        rng = np.random.default_rng((run.config.seed, sample_id, *([attempt] if attempt else [])))
         backgrounds = [record for record in normals if record.category == category]
         background = backgrounds[rng.integers(len(backgrounds))]
         image = read_image(run.path(background.image))
@@ -163,39 +164,36 @@ def draw_masks(run: Run, *, count: int, path: Path) -> Path:
 
 
 def generate(run: Run, *, renderer: Renderer | None = None) -> Path:
-    """Fill the store up to `generate.count` samples; returns its folder."""
-    count = run.config.generate.count
+    """Fill the store up to `generate.count` samples; what the gate refuses is drawn again. Returns its folder."""
+    count, settings = run.config.generate.count, run.config.generate.gate
     if renderer is None:
         _require_trained(run)  # or the store would be claimed for a model that does not exist yet
     with run.stage("generate"), Store.open(run.store_folder, identity=_identity(run)) as store:
-        wanted = set(range(count)) - store.done()
-        missing = [unit for unit in _units(count) if not wanted.isdisjoint(unit)]
+        filling = Filling(
+            store,
+            source_sha256=run.split.sha256,
+            gate=open_gate(run) if settings.enabled else None,
+            attempts=settings.attempts,
+            keep_rejected=settings.keep_rejected,
+        )
+        missing = filling.missing(_units(count), count=count)
         renderer = renderer or (load_renderer(run) if missing else None)
-        started, made = time.monotonic(), 0
+        started = time.monotonic()
         for unit in tqdm(missing, desc="generate", unit="unit", disable=not missing):
             assert renderer is not None
-            for sample_id, sample in zip(unit, _render(run, renderer, unit), strict=True):
-                if sample_id in wanted:
-                    source = sample.layout.source
-                    store.write(
-                        sample_id,
-                        sample,
-                        category=sample.layout.category,
-                        source_sha256=run.split.sha256[source],
-                        extra={},
-                    )
-                    made += 1
-        store.seal()
+            filling.settle(unit, partial(_render, run, renderer), count=count)
+        made = filling.made
+        filling.finish(count=count)
     if made:
         speed = {"made": made, "seconds_per_image": round((time.monotonic() - started) / made, 4)}
         write_json(run.folder / GENERATION, speed)  # not in the store, whose bytes know no clock
     return run.store_folder
 
 
-def replay(run: Run, sample_id: int) -> Sample:
-    """Make a stored sample again, from the run alone."""
-    unit = next(unit for unit in _units(sample_id + 1) if sample_id in unit)
-    return _render(run, load_renderer(run), unit)[unit.index(sample_id)]
+def replay(run: Run, sample_id: int, *, attempt: int = 0) -> Sample:
+    """Make a drawing of a sample again, from the run alone."""
+    unit = [sample_id] if attempt else next(unit for unit in _units(sample_id + 1) if sample_id in unit)
+    return _render(run, load_renderer(run), unit, attempt)[unit.index(sample_id)]
 
 
 def replay_to(run: Run, sample_id: int, path: Path) -> bool:
@@ -203,7 +201,7 @@ def replay_to(run: Run, sample_id: int, path: Path) -> bool:
     line = next((line for line in read_manifest(run.store_folder) if int(line["id"]) == sample_id), None)
     if line is None:
         raise ValueError(f"{run.store_folder}: no sample {sample_id:06d}; the manifest lists what there is")
-    data = encode_png(replay(run, sample_id).image)
+    data = encode_png(replay(run, sample_id, attempt=line.get("attempt", 0)).image)
     atomic_write(path, data)
     return sha256_bytes(data) == line["image_sha256"]
 
@@ -233,9 +231,9 @@ def draw_sheet(run: Run, *, columns: int = 8, tile: int = 128) -> Path:
     return path
 
 
-def _render(run: Run, renderer: Renderer, unit: Sequence[int]) -> list[Sample]:
-    seeds = [sample_seed(run.config.seed, sample_id) for sample_id in unit]
-    return renderer.render(list(draw_layouts(run, unit)), seeds)
+def _render(run: Run, renderer: Renderer, unit: Sequence[int], attempt: int = 0) -> list[Sample]:
+    seeds = [sample_seed(run.config.seed, sample_id, attempt) for sample_id in unit]
+    return renderer.render(list(draw_layouts(run, unit, attempt=attempt)), seeds)
 
 
 def _units(count: int) -> list[list[int]]:
@@ -245,7 +243,8 @@ def _units(count: int) -> list[list[int]]:
 
 def _identity(run: Run) -> Identity:
     present = {record.image for record in run.dataset.records}  # of the chosen categories
-    return Identity(
+    settings = run.config.generate.gate
+    identity = Identity(
         config_sha256=run.rendering_sha256(),
         # the weights alone: a model's other files tell of clocks, paths and versions
         model_sha256=sha256_folder(run.model_folder, "*.safetensors") if run.model_folder.is_dir() else None,
@@ -254,6 +253,9 @@ def _identity(run: Run) -> Identity:
         version=__version__,
         defects=sorted({record.defect for record in run.dataset.defects if record.defect}),
     )
+    if settings.enabled:
+        identity["gate_sha256"] = gate_sha256(settings)
+    return identity
 
 
 def training_exemplars(run: Run) -> list[Exemplar]:

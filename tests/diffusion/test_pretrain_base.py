@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastsynth.config import load_config
-from fastsynth.data.defects import KINDS
 from fastsynth.diffusion.conditioning import NORMAL
+from fastsynth.diffusion.defects import KINDS
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.pretrain_base import CATEGORY, BasePretrainConfig, base_views, pretrain
 from fastsynth.files import sha256_folder

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fastsynth.data.defects import KINDS, draw_defect, draw_foreground
 from fastsynth.data.surfaces import draw_surface
+from fastsynth.diffusion.defects import KINDS, draw_defect, draw_foreground
 
 SIZE = (96, 120)
 

@@ -1,0 +1,68 @@
+"""One door for all formats: a store goes in, a folder in the words of another tool comes out, whole or not at all."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, assert_never
+
+from tqdm import tqdm
+
+from fastsynth.data.export.anomalib import write_anomalib
+from fastsynth.data.export.coco import write_coco
+from fastsynth.data.export.cvat import write_cvat
+from fastsynth.data.export.folder import new_folder
+from fastsynth.data.export.imagefolder import write_imagefolder
+from fastsynth.data.export.mvtec import write_mvtec
+from fastsynth.data.export.reading import StoredSample, defect_names, read_samples
+from fastsynth.data.export.webdataset import write_webdataset
+from fastsynth.data.export.yolo import write_yolo
+
+Format = Literal["coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib"]
+
+
+class Counted:
+    """Passes samples on and counts them; a hidden progress bar does not."""
+
+    def __init__(self, samples: Iterator[StoredSample]) -> None:
+        self.samples = samples
+        self.count = 0
+
+    def __iter__(self) -> Iterator[StoredSample]:
+        for sample in self.samples:
+            self.count += 1
+            yield sample
+
+
+def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | None = None) -> int:
+    """Write the samples of `store` to the new folder `output`; returns how many. The same store gives the same bytes.
+
+    data_root: the data set the store was made from; for the formats that hold normal images (mvtec, anomalib).
+
+    Raises:
+        FileNotFoundError: no store, or a source image is missing.
+        ValueError: `output` exists, a file changed since it was stored, or `data_root` is missing.
+    """
+    names = defect_names(store)
+    if data_root is None and kind in ("mvtec", "anomalib"):
+        raise ValueError(f"{kind} holds normal images too; pass the data set of the store with --data")
+    root = data_root or store
+    with new_folder(output) as folder:
+        counted = Counted(read_samples(store))
+        samples = tqdm(counted, desc=f"export {kind}", unit="sample", disable=None)
+        match kind:
+            case "coco" | "coco-polygons":
+                write_coco(samples, folder, names=names, polygons=kind == "coco-polygons")
+            case "yolo":
+                write_yolo(samples, folder, names=names)
+            case "cvat":
+                write_cvat(samples, folder, names=names)
+            case "imagefolder":
+                write_imagefolder(samples, folder, names=names)
+            case "webdataset":
+                write_webdataset(samples, folder)
+            case "mvtec":
+                write_mvtec(samples, folder, data_root=root)
+            case "anomalib":
+                write_anomalib(samples, folder, data_root=root)
+            case _:
+                assert_never(kind)
+    return counted.count

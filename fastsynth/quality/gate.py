@@ -1,0 +1,241 @@
+"""The quality gate: which samples may enter the store, and why the others may not.
+
+Every rule can be switched off; a sample that breaks several is refused for the first, in the order of `REASONS`, and
+the others are recorded beside it. Verdicts depend on the sample, the training defects and, for duplicates, on the
+stored samples with lower ids, so that order and interruptions of the work change nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fastsynth.layouts.exemplar import Exemplar
+from fastsynth.layouts.placement import object_region
+from fastsynth.quality import gate_measures as measures
+
+REASONS = {
+    "mask": "mask empty or too small",
+    "object": "off the object",
+    "visible": "no visible defect",
+    "alignment": "mask and picture disagree",
+    "seam": "seam at the border",
+    "copies": "near-copy of a training defect",
+    "duplicates": "duplicate of another sample",
+    "features": "implausible beside real defects",
+}
+"""Rule → the words in rejected.jsonl and in the report's funnel, in the order in which they are asked."""
+MIN_PIXELS = 64
+"""Smaller spots look alike by chance: they are no copies of one another."""
+FINGERPRINT = "fingerprint"
+"""Key of the measures: 64 bits of the defect's fine detail, by which duplicates are looked up."""
+MAX_BITS = 22
+"""Fingerprints of details with a correlation of 0.8 differ in 13 ± 3 of 64 bits, of unrelated ones in 32 ± 4."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is judged. source, image: (H, W, C) uint8 or uint16. foreground: (H, W) bool. renderer: its kind."""
+
+    source: np.ndarray
+    image: np.ndarray
+    foreground: np.ndarray
+    category: str
+    defect: str
+    renderer: str
+
+    @cached_property
+    def change(self) -> measures.Change:
+        return measures.change(self.source, self.image, self.foreground)
+
+    @cached_property
+    def details(self) -> list[np.ndarray]:
+        """Fine detail of every connected part that is large enough to be recognised."""
+        return part_details(self.image, self.foreground)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """reasons: broken rules in words, empty for a sample that may stay. measures: what was measured, JSON values."""
+
+    reasons: tuple[str, ...]
+    measures: dict[str, float | str]
+
+
+class Duplicates:
+    """The stored samples, by fingerprint. read: id → image and foreground of a stored sample."""
+
+    def __init__(self, read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+        self._read = read
+        self._fingerprints: dict[int, int] = {}
+
+    def add(self, sample_id: int, fingerprint: int) -> None:
+        self._fingerprints[sample_id] = fingerprint
+
+    def closest(self, case: Case, *, before: int) -> float:
+        """Largest correlation of the fine detail with a stored sample whose id is below `before`; 0 without any."""
+        own = measures.detail(case.image, case.foreground)
+        mark = measures.fingerprint(own)
+        near = [
+            sample_id
+            for sample_id, other in self._fingerprints.items()
+            if sample_id < before and (mark ^ other).bit_count() <= MAX_BITS
+        ]
+        found = (measures.detail(*self._read(sample_id)) for sample_id in sorted(near))
+        return max((float(np.vdot(own, other)) for other in found), default=0.0)
+
+
+class Gate:
+    """Judges samples. Raises ValueError for a rule that does not exist.
+
+    real: the training defects, never test images. rules: name → thresholds, as `GateConfig.rules` gives them.
+    """
+
+    def __init__(self, real: Sequence[Exemplar], *, rules: Mapping[str, Mapping[str, Any]]) -> None:
+        if unknown := sorted(rules.keys() - REASONS.keys()):
+            raise ValueError(f"no gate rule {unknown[0]!r}; there are: {', '.join(REASONS)}")
+        self.real, self.rules = list(real), rules
+
+    def judge(self, case: Case, *, sample_id: int, stored: Duplicates) -> Verdict:
+        """sample_id: its id; duplicates are looked for among the `stored` samples with lower ones."""
+        found: dict[str, float | str] = {"area": float(case.foreground.sum())}
+        if not case.foreground.any():
+            return Verdict((REASONS["mask"],), found)
+        reasons = []
+        for name, reason in REASONS.items():
+            if name in self.rules:
+                measured, kept = self._ask(name, case, sample_id, stored)
+                found |= {key: round(value, 4) for key, value in measured.items()}
+                reasons += [] if kept else [reason]
+        mark = measures.fingerprint(measures.detail(case.image, case.foreground))
+        return Verdict(tuple(reasons), {**found, FINGERPRINT: f"{mark:016x}"})
+
+    def _ask(self, name: str, case: Case, sample_id: int, stored: Duplicates) -> tuple[dict[str, float], bool]:
+        """What one rule measures, and whether it lets the sample pass."""
+        limits = self.rules[name]
+        match name:
+            case "mask":
+                return {}, int(case.foreground.sum()) >= limits["min_area"]
+            case "object":
+                inside = float(object_region(case.source)[case.foreground].mean())
+                return {"on_object": inside}, inside >= limits["min_inside"]
+            case "visible":
+                share = measures.visible_share(case.change, min_contrast=limits["min_contrast"])
+                return {"visible": share}, share >= limits["min_share"]
+            case "alignment":
+                return self._alignment(case, **limits)
+            case "seam" if case.foreground.sum() < MIN_PIXELS:
+                return {}, True  # all of a speck is border
+            case "seam":
+                step = measures.border_step(case.image, case.foreground)
+                limit = max(limits["min_step"], limits["max_ratio"] * self._real_step(case))
+                return {"border_step": step}, step <= limit
+            case "copies":
+                if case.renderer in limits["exempt"]:
+                    return {}, True
+                alike = self._closest_real(case)
+                return {"training_similarity": alike}, alike <= limits["max_similarity"]
+            case "duplicates":
+                if case.foreground.sum() < MIN_PIXELS:
+                    return {}, True
+                alike = stored.closest(case, before=sample_id)
+                return {"sample_similarity": alike}, alike <= limits["max_similarity"]
+            case _:
+                distance = self._feature_distance(case)
+                return {"feature_distance": distance}, distance <= limits["max_distance"]
+
+    def _alignment(
+        self, case: Case, *, min_contrast: float, max_outside: float, max_offset: float
+    ) -> tuple[dict[str, float], bool]:
+        outside = measures.outside_share(case.change, min_contrast=min_contrast)
+        offset = measures.offset(case.change)
+        return {"outside": outside, "offset": offset}, outside <= max_outside and offset <= max_offset
+
+    def _real_step(self, case: Case) -> float:
+        """Largest step at the border of a training defect of the type; of the category for a type without any."""
+        of_type = self._steps.get((case.category, case.defect))
+        of_category = [
+            step for (category, _), steps in self._steps.items() if category == case.category for step in steps
+        ]
+        return max(of_type or of_category, default=0.0)
+
+    @cached_property
+    def _steps(self) -> dict[tuple[str, str], list[float]]:
+        steps: dict[tuple[str, str], list[float]] = {}
+        for real in self.real:
+            step = measures.border_step(real.image, real.foreground)
+            steps.setdefault((real.category, real.defect), []).append(step)
+        return steps
+
+    def _closest_real(self, case: Case) -> float:
+        details = self._real_details.get(case.category)
+        if details is None or not case.details:
+            return 0.0
+        return max(float(measures.similarity(own, details).max()) for own in case.details)
+
+    @cached_property
+    def _real_details(self) -> dict[str, np.ndarray]:
+        """(8 · parts, 32, 32) per category: every part of every training defect, in all turns and mirrorings."""
+        found: dict[str, list[np.ndarray]] = {}
+        for real in self.real:
+            for part in part_details(real.image, real.foreground):
+                found.setdefault(real.category, []).append(measures.turned(part))
+        return {category: np.concatenate(parts) for category, parts in found.items()}
+
+    def _feature_distance(self, case: Case) -> float:
+        """Distance to the nearest training defect of the type, in typical distances of the category; 0 without two."""
+        found = self._real_features.get(case.category)
+        if found is None:
+            return 0.0
+        of_type = [k for k, defect in enumerate(found.defects) if defect == case.defect]
+        own = _features([case.image], [case.foreground])
+        nearest = _distances(own, found.features[of_type or slice(None)]).min()
+        return float(nearest / found.typical)
+
+    @cached_property
+    def _real_features(self) -> "dict[str, _RealFeatures]":
+        return {
+            category: _RealFeatures.of([real for real in self.real if real.category == category])
+            for category in sorted({real.category for real in self.real})
+            if sum(real.category == category for real in self.real) > 1
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _RealFeatures:
+    """features: (M, D) of the training defects of one category. typical: median distance to the nearest other one."""
+
+    features: np.ndarray
+    defects: list[str]
+    typical: float
+
+    @staticmethod
+    def of(real: Sequence[Exemplar]) -> "_RealFeatures":
+        features = _features([one.image for one in real], [one.foreground for one in real])
+        between = _distances(features, features)
+        np.fill_diagonal(between, np.inf)
+        return _RealFeatures(features, [one.defect for one in real], max(float(np.median(between.min(1))), 1e-6))
+
+
+def part_details(image: np.ndarray, foreground: np.ndarray) -> list[np.ndarray]:
+    """(32, 32) each: the fine detail of every connected part of at least `MIN_PIXELS` pixels."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(foreground.astype(np.uint8), connectivity=8)
+    return [
+        measures.detail(image, labels == number)
+        for number in range(1, count)
+        if stats[number, cv2.CC_STAT_AREA] >= MIN_PIXELS
+    ]
+
+
+def _features(images: Sequence[np.ndarray], foregrounds: Sequence[np.ndarray]) -> np.ndarray:
+    from fastsynth.quality.image_metrics import defect_crops, trunk_features  # torch, for this rule alone
+
+    return trunk_features(defect_crops(images, foregrounds))
+
+
+def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    distances: np.ndarray = np.linalg.norm(a[:, None] - b[None], axis=2)
+    return distances

@@ -1,0 +1,109 @@
+"""Settings of the quality gate: one switch and its thresholds per rule. No torch."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fastsynth.config import Config
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Rule(Config):
+    """One rule of the gate."""
+
+    enabled: bool = True
+    """Whether samples that break the rule are refused."""
+
+
+class MaskRule(Rule):
+    """Mask empty or too small."""
+
+    min_area: Annotated[int, Field(ge=1)] = 12
+    """Pixels."""
+
+
+class ObjectRule(Rule):
+    """Off the object."""
+
+    min_inside: Share = 0.8
+    """Share of the mask that must lie on the object; a texture that fills the frame is all object."""
+
+
+class VisibleRule(Rule):
+    """No visible defect."""
+
+    min_contrast: Positive = 3.0
+    """Change of a pixel that can be seen, in standard deviations of what the texture does over the same shape."""
+    min_share: Share = 0.08
+    """Share of the mask that must be visible."""
+
+
+class AlignmentRule(Rule):
+    """Mask and picture disagree."""
+
+    min_contrast: Positive = 3.0
+    """Change of a pixel that counts, as in `visible`."""
+
+    max_outside: Annotated[float, Field(ge=0)] = 0.05
+    """Visibly changed pixels outside the mask, as a share of the mask."""
+    max_offset: Positive = 0.7
+    """Distance between the centres of mask and change, in root-mean-square radii of the mask."""
+
+
+class SeamRule(Rule):
+    """A step along the mask's border that real defects do not have; not asked of masks below 64 pixels."""
+
+    max_ratio: Positive = 1.75
+    """Step as a multiple of the largest one of a training defect of the same type."""
+    min_step: Share = 0.04
+    """Smaller steps never count; 1 is from black to white."""
+
+
+class CopyRule(Rule):
+    """Near-copy of a training defect."""
+
+    max_similarity: Share = 0.85
+    """Correlation of the fine detail inside the masks, at the best shift, turn and mirroring."""
+    exempt: tuple[str, ...] = ("copy_paste",)
+    """Renderers that copy by design, by kind."""
+
+
+class DuplicateRule(Rule):
+    """Duplicate of another sample with a lower id."""
+
+    max_similarity: Share = 0.9
+    """Correlation of the fine detail inside the masks."""
+
+
+class FeatureRule(Rule):
+    """Implausible feature distance to the real defects; needs the extra `offline` and about 30 ms per sample."""
+
+    enabled: bool = False
+    max_distance: Positive = 3.0
+    """Distance to the nearest training defect of the type, in typical distances between training defects."""
+
+
+class GateConfig(Config):
+    """Which samples are refused, and how often a refused one is drawn again."""
+
+    enabled: bool = False
+    """Judge every sample before it is stored."""
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Drawings of one id before it is given up."""
+    keep_rejected: bool = True
+    """Write refused images and masks into `rejected/`; the reasons are always written."""
+    mask: MaskRule = MaskRule()
+    object: ObjectRule = ObjectRule()
+    visible: VisibleRule = VisibleRule()
+    alignment: AlignmentRule = AlignmentRule()
+    seam: SeamRule = SeamRule()
+    copies: CopyRule = CopyRule()
+    duplicates: DuplicateRule = DuplicateRule()
+    features: FeatureRule = FeatureRule()
+
+    def rules(self) -> dict[str, dict[str, Any]]:
+        """The rules that are on: name → thresholds, as `quality.gate.Gate` takes them."""
+        rules = {name: value for name, value in self if isinstance(value, Rule)}
+        return {name: rule.model_dump(exclude={"enabled"}) for name, rule in rules.items() if rule.enabled}

@@ -1,0 +1,180 @@
+"""What the gate measures on one sample: plain numbers from the arrays, without thresholds. numpy and OpenCV.
+
+source, image: (H, W, C) uint8 or uint16, before and after rendering. foreground: (H, W) bool, the mask.
+Floats are shares of the source's value range: 1 is from black to white.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from fastsynth.layouts.crop import ValueRange
+
+SCALES = (0.0, 1.5, 4.0)
+"""Radii in pixels at which a change may be seen: single pixels, thin lines, wide shades."""
+MARGIN = 24
+"""Pixels around the mask that count as its surroundings."""
+SHIFT = 12
+"""Distance in pixels at which the texture is looked at through the same mask."""
+FLOOR = 1 / 255
+"""Texture below one level of 8 bit counts as one: a smaller change is not seen."""
+DETAIL_SIDE = 32
+"""Longer side of a defect's fine detail, in pixels; smaller defects keep their own size."""
+BITS = 64
+
+
+@dataclass(frozen=True)
+class Change:
+    """inside: (h, w) bool, the mask in the window. contrast: (h, w) float32, see `change`. strength: (h, w) float32,
+    absolute change, smoothed. outside: (h, w) bool, changed though outside the mask."""
+
+    inside: np.ndarray
+    contrast: np.ndarray
+    strength: np.ndarray
+    outside: np.ndarray
+
+
+def change(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> Change:
+    """How strongly every pixel changed, beyond what the local texture does by itself.
+
+    contrast: |mean change of the mask's pixels near by|, in standard deviations of the same mean of the source's
+    detail, seen through the mask at shifted places; the largest over `SCALES` and channels.
+    """
+    values = ValueRange.of(source)
+    outside = (image != source).any(axis=2) & ~foreground
+    at = _window(foreground | outside)
+    before = values.to_float(source[at]) / 2
+    difference = values.to_float(image[at]) / 2 - before
+    inside = foreground[at]
+    where = inside | outside[at]
+    detail = before - _blurred(before, 2 * SCALES[-1])
+    contrast = np.zeros(inside.shape, np.float32)
+    for sigma in SCALES:
+        moved = np.abs(_averaged(difference, where, sigma))
+        texture = np.maximum(_texture(detail, where, sigma), FLOOR)
+        contrast = np.maximum(contrast, (moved / texture).max(axis=2))
+    strength = np.abs(_averaged(difference, where, SCALES[1])).max(axis=2)
+    return Change(inside, np.where(where, contrast, 0), np.where(inside, strength, 0), outside[at])
+
+
+def visible_share(found: Change, *, min_contrast: float) -> float:
+    """Share of the mask whose change can be seen."""
+    return float((found.contrast[found.inside] >= min_contrast).mean())
+
+
+def outside_share(found: Change, *, min_contrast: float) -> float:
+    """Visibly changed pixels outside the mask, per pixel of the mask."""
+    return float(((found.contrast >= min_contrast) & found.outside).sum() / found.inside.sum())
+
+
+def offset(found: Change) -> float:
+    """Distance from the mask's centre to the centre of the change inside it, per root-mean-square radius."""
+    points = np.argwhere(found.inside).astype(np.float64)
+    weights = found.strength[found.inside].astype(np.float64)
+    if weights.sum() <= 0:
+        return 0.0
+    centre = points.mean(axis=0)
+    radius = np.sqrt(((points - centre) ** 2).sum(axis=1).mean() + 0.5)
+    return float(np.linalg.norm(np.average(points, axis=0, weights=weights) - centre) / radius)
+
+
+def border_step(image: np.ndarray, foreground: np.ndarray) -> float:
+    """Mean difference between the two pixels inside and the two outside, all along the mask's border."""
+    at = _window(foreground)
+    pixels, inside = ValueRange.of(image).to_float(image[at]) / 2, foreground[at]
+    grown = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
+    kept = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
+    border = inside & (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
+    if not border.any():
+        return 0.0
+    step = _averaged(pixels, inside & ~kept, 1.5) - _averaged(pixels, grown & ~inside, 1.5)
+    return float(np.abs(step[border]).max(axis=1).mean())
+
+
+def detail(image: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """The defect's fine detail: (32, 32) float32 of norm 1, zero outside the mask, which is centred by its box.
+
+    Grain, edges and pits say whose picture it is; what is smooth may look alike without being a copy.
+    """
+    x, y, width, height = cv2.boundingRect(foreground.astype(np.uint8))
+    grey: np.ndarray = (ValueRange.of(image).to_float(image[y : y + height, x : x + width]) / 2).mean(axis=2)
+    inside: np.ndarray = foreground[y : y + height, x : x + width].astype(np.float32)
+    scale = min(1.0, DETAIL_SIDE / max(width, height))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    if scale < 1:
+        grey = cv2.resize(grey * inside, size, interpolation=cv2.INTER_AREA)
+        inside = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
+        grey = grey / np.maximum(inside, 1e-6)
+        inside = (inside >= 0.5).astype(np.float32) if (inside >= 0.5).any() else (inside > 0).astype(np.float32)
+    high = (grey - _averaged(grey[..., None], inside > 0, 2.0)[..., 0]) * inside
+    canvas = np.zeros((DETAIL_SIDE, DETAIL_SIDE), np.float32)
+    top, left = (DETAIL_SIDE - size[1]) // 2, (DETAIL_SIDE - size[0]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = high
+    return canvas / max(float(np.linalg.norm(canvas)), 1e-6)
+
+
+def turned(found: np.ndarray) -> np.ndarray:
+    """(8, 32, 32): a detail in all quarter turns and mirrorings."""
+    turns = [np.rot90(found, number) for number in range(4)]
+    return np.stack([*turns, *(turn[:, ::-1] for turn in turns)])
+
+
+def similarity(found: np.ndarray, others: np.ndarray, *, shift: int = 2) -> np.ndarray:
+    """(N,) correlations with each of `others` (N, 32, 32), the best over shifts of at most `shift` pixels."""
+    padded = np.pad(found, shift)
+    scores = [
+        np.tensordot(others, padded[top : top + DETAIL_SIDE, left : left + DETAIL_SIDE], axes=2)
+        for top in range(2 * shift + 1)
+        for left in range(2 * shift + 1)
+    ]
+    best: np.ndarray = np.max(scores, axis=0)
+    return best
+
+
+def fingerprint(found: np.ndarray) -> int:
+    """64 bits, of which two details at an angle φ share about 64 (1 - φ / π): signs of random projections (SimHash,
+    Charikar 2002). In whole numbers, so that no rounding of another machine flips a bit."""
+    bits = _projections() @ np.rint(found.ravel() * 4096).astype(np.int64) > 0
+    return int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+@cache
+def _projections() -> np.ndarray:
+    """(64, 1024) int64 of -1 and 1, the same for ever: fingerprints are stored."""
+    return np.random.default_rng(0).integers(0, 2, (BITS, DETAIL_SIDE**2)) * 2 - 1
+
+
+def _texture(detail: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
+    """(C,) standard deviation of the detail's mean over the mask's pixels, at eight shifted places."""
+    steps = [(dy, dx) for dy in (-SHIFT, 0, SHIFT) for dx in (-SHIFT, 0, SHIFT) if (dy, dx) != (0, 0)]
+    squares = []
+    for step in steps:
+        shifted = np.roll(inside, step, axis=(0, 1))
+        squares.append((_averaged(detail, shifted, sigma)[shifted] ** 2).mean(axis=0))
+    spread: np.ndarray = np.sqrt(np.mean(squares, axis=0))
+    return spread
+
+
+def _averaged(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
+    """(h, w, C): Gaussian mean over the pixels inside alone."""
+    if sigma == 0:
+        return values
+    weight = inside.astype(np.float32)[..., None]
+    total: np.ndarray = _blurred(values * weight, sigma) / np.maximum(_blurred(weight, sigma), 1e-6)
+    return total
+
+
+def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:
+    blurred: np.ndarray = cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    return blurred.reshape(values.shape)
+
+
+def _window(foreground: np.ndarray) -> tuple[slice, slice]:
+    """The mask's box and `MARGIN` pixels around it, inside the image."""
+    x, y, width, height = cv2.boundingRect(foreground.astype(np.uint8))
+    return (
+        slice(max(y - MARGIN, 0), y + height + MARGIN),
+        slice(max(x - MARGIN, 0), x + width + MARGIN),
+    )

@@ -1,0 +1,161 @@
+"""Published checkpoints: a network written from the published module order gives the same pictures after the import."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from generators.encoding import instance_edges, one_hot
+from generators.importing import import_encoder, import_generator
+from generators.pix2pixhd import Pix2PixHDGenerator
+from generators.style import StyleEncoder
+
+
+class PublishedBlock(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv_block = nn.Sequential(
+            *(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels), nn.ReLU()),
+            *(nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv_block(x)
+
+
+def first(before: int, after: int) -> list[nn.Module]:
+    return [nn.ReflectionPad2d(3), nn.Conv2d(before, after, 7), nn.InstanceNorm2d(after), nn.ReLU()]
+
+
+def down(width: int) -> list[nn.Module]:
+    return [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.InstanceNorm2d(2 * width), nn.ReLU()]
+
+
+def up(width: int) -> list[nn.Module]:
+    convolution = nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1)
+    return [convolution, nn.InstanceNorm2d(width), nn.ReLU()]
+
+
+def last(before: int, after: int = 3) -> list[nn.Module]:
+    return [nn.ReflectionPad2d(3), nn.Conv2d(before, after, 7), nn.Tanh()]
+
+
+def whole(channels: int, width: int, *, downs: int, blocks: int) -> list[nn.Module]:
+    """The global generator; without blocks the style encoder."""
+    widths = [width * 2**i for i in range(downs)]
+    return [
+        *first(channels, width),
+        *(part for w in widths for part in down(w)),
+        *(PublishedBlock(width * 2**downs) for _ in range(blocks)),
+        *(part for w in reversed(widths) for part in up(w)),
+        *last(width),
+    ]
+
+
+class Published(nn.Module):
+    """The published network: `model`, and `model<n>_1`, `model<n>_2` of each enhancer."""
+
+    def __init__(self, channels: int, width: int, *, downs: int, blocks: int, enhancers: int = 0) -> None:
+        super().__init__()
+        layers = whole(channels, width, downs=downs, blocks=blocks)
+        self.model = nn.Sequential(*(layers[:-3] if enhancers else layers))
+        self.enhancers = enhancers
+        for n in range(1, enhancers + 1):
+            w = width // 2**n
+            tail = last(w) if n == enhancers else []
+            setattr(self, f"model{n}_1", nn.Sequential(*first(channels, w), *down(w)))
+            setattr(self, f"model{n}_2", nn.Sequential(*(PublishedBlock(2 * w) for _ in range(3)), *up(w), *tail))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inputs = [x]
+        for _ in range(self.enhancers):
+            inputs.append(nn.functional.avg_pool2d(inputs[-1], 3, stride=2, padding=1, count_include_pad=False))
+        out = self.model(inputs[-1])
+        for n in range(1, self.enhancers + 1):
+            front, back = getattr(self, f"model{n}_1"), getattr(self, f"model{n}_2")
+            out = back(front(inputs[self.enhancers - n]) + out)
+        return out
+
+
+def published(**arguments) -> Published:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Published(**{"channels": 6, "width": 8, "downs": 2, "blocks": 2, **arguments}).eval()
+
+
+def save(state: object, tmp_path: Path) -> Path:
+    torch.save(state, tmp_path / "latest_net_G.pth")
+    return tmp_path / "latest_net_G.pth"
+
+
+def layout() -> torch.Tensor:
+    labels = torch.randint(5, (2, 32, 48), generator=torch.Generator().manual_seed(1))
+    return torch.cat([one_hot(labels, num_classes=5), instance_edges(labels)], 1)
+
+
+@pytest.mark.parametrize(("enhancers", "downs", "blocks"), [(0, 2, 2), (0, 3, 1), (1, 2, 2), (2, 2, 1)])
+def test_an_imported_generator_renders_what_the_published_one_renders(enhancers, downs, blocks, tmp_path):
+    network = published(enhancers=enhancers, downs=downs, blocks=blocks)
+    model = import_generator(save(network.state_dict(), tmp_path))
+    assert model.config["num_classes"] == 5
+    with torch.no_grad():
+        torch.testing.assert_close(model(layout()), network(layout()), atol=1e-4, rtol=0)
+        model.save_pretrained(tmp_path / "folder")
+        loaded = Pix2PixHDGenerator.from_pretrained(tmp_path / "folder")
+        torch.testing.assert_close(loaded(layout()), network(layout()), atol=1e-4, rtol=0)
+
+
+def test_names_of_the_published_size_are_those_of_the_publication():
+    with torch.device("meta"):
+        names = {name.rpartition(".")[0] for name in Published(36, 64, downs=4, blocks=9).state_dict()}
+    assert {"model.1", "model.13", "model.16.conv_block.1", "model.24.conv_block.5", "model.34", "model.38"} <= names
+
+
+def test_an_imported_encoder_gives_the_published_styles(tmp_path):
+    network = nn.Module()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network.model = nn.Sequential(*whole(3, 8, downs=4, blocks=0))
+    assert "model.29.weight" in network.state_dict()
+    model = import_encoder(save(network.state_dict(), tmp_path))
+    assert isinstance(model, StyleEncoder)
+    image = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(model.features(image), network.model(image), atol=1e-4, rtol=0)
+
+
+def test_the_first_tensor_of_another_shape_is_named(tmp_path):
+    state = published().state_dict()
+    state["model.4.weight"] = state["model.4.weight"][:, :, :2]
+    state["model.7.bias"] = state["model.7.bias"][:1]
+    with pytest.raises(
+        ValueError, match=r"tensor model\.4\.weight is \(16, 8, 2, 3\), this network has \(16, 8, 3, 3\)"
+    ):
+        import_generator(save(state, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.1.weight", "model.7.bias", "model.19.weight", "model.11.conv_block.5.bias"])
+def test_a_missing_tensor_is_named(name, tmp_path):
+    state = published().state_dict()
+    state = OrderedDict((key, value) for key, value in state.items() if key != name)
+    with pytest.raises(ValueError, match=f"tensor {name} is missing"):
+        import_generator(save(state, tmp_path))
+
+
+def test_a_tensor_too_many_is_named(tmp_path):
+    state = {**published().state_dict(), "model.2.running_mean": torch.zeros(8)}
+    with pytest.raises(ValueError, match=r"tensor model\.2\.running_mean has no place"):
+        import_generator(save(state, tmp_path))
+
+
+def test_other_files_are_refused_without_running_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        import_generator(tmp_path / "latest_net_G.pth")
+    with pytest.raises(ValueError, match="not a file of plain tensors"):
+        import_generator(save(published(), tmp_path))
+    with pytest.raises(ValueError, match="pass a state dict"):
+        import_generator(save({"epoch": 3}, tmp_path))
+    with pytest.raises(ValueError, match=r"no residual block .* the first is weight"):
+        import_generator(save(nn.Linear(2, 2).state_dict(), tmp_path))
