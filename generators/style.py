@@ -184,7 +184,7 @@ class StyleBank(ModelMixin, ConfigMixin):
         bank = cls(num_classes, vectors.shape[1], num_centres, encoder_sha256=fingerprint)
         bank.average.copy_(torch.from_numpy(vectors.mean(axis=0)))
         for number in np.unique(classes):
-            centres = kmeans(vectors[classes == number], num_centres, rng=rng).centres
+            centres = kmeans(vectors[classes == number], num_centres, rng=rng)
             bank.centres[number, : len(centres)] = torch.from_numpy(centres)
             bank.counts[number] = len(centres)
         return bank

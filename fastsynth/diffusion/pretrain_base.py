@@ -64,15 +64,11 @@ def base_views(*, count: int, size: int, sound: bool, rng: np.random.Generator) 
 
 def pretrain(config: BasePretrainConfig) -> Path:
     """Train, or continue, below `config.output`; returns the folder of the saved pipeline."""
-    base, training = config.base, config.training
+    training = config.training
     pipeline = new_pipeline(
         [(CATEGORY, kind) for kind in KINDS],
-        autoencoder=base.autoencoder,
+        **config.base.model_dump(),
         size=config.crop_size,
-        block_out_channels=base.block_out_channels,
-        layers_per_block=base.layers_per_block,
-        tokens_per_defect=base.tokens_per_defect,
-        token_width=base.token_width,
         kernel="exact",
         spacing="logsnr",
         solver_order=2,

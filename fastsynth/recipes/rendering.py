@@ -304,15 +304,10 @@ def _encoded_views(
 
 
 def _new_pipeline(run: Run, settings: FASTConfig, exemplars: Sequence[Exemplar]) -> FASTPipeline:
-    base = settings.base
     pipeline = new_pipeline(
         sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars}),
-        autoencoder=base.autoencoder,
+        **settings.base.model_dump(),
         size=settings.crop_size,
-        block_out_channels=base.block_out_channels,
-        layers_per_block=base.layers_per_block,
-        tokens_per_defect=base.tokens_per_defect,
-        token_width=base.token_width,
         kernel=settings.kernel,
         spacing=settings.spacing,
         solver_order=settings.solver_order,

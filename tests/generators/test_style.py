@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.vq import kmeans2
 
-from generators.kmeans import kmeans, lloyd, spread_start
+from generators.kmeans import inertia, kmeans
 from generators.style import (
     StyleBank,
     StyleEncoder,
@@ -125,16 +124,6 @@ class TestEncoder:
 
 
 class TestKMeans:
-    @pytest.mark.parametrize("seed", range(4))
-    def test_from_the_same_start_it_ends_where_scipy_ends(self, seed):
-        rng = np.random.default_rng(seed)
-        vectors = rng.standard_normal((80, 3))
-        start = spread_start(vectors, 4, rng=rng)
-        wanted, assignment = kmeans2(vectors, start, iter=100, minit="matrix")
-        found = lloyd(vectors, start)
-        np.testing.assert_allclose(found.centres, wanted, atol=1e-9)
-        np.testing.assert_array_equal(found.assignment, assignment)
-
     @pytest.mark.parametrize("seed", range(3))
     def test_with_few_vectors_it_finds_the_best_of_all_partitions(self, seed):
         vectors = np.random.default_rng(5).standard_normal((8, 2))
@@ -143,12 +132,12 @@ class TestKMeans:
             for chosen in map(np.array, itertools.product([False, True], repeat=8))
             if chosen.any() and not chosen.all()
         )
-        assert kmeans(vectors, 2, rng=np.random.default_rng(seed)).inertia == pytest.approx(best)
+        assert inertia(vectors, kmeans(vectors, 2, rng=np.random.default_rng(seed))) == pytest.approx(best)
 
     def test_there_are_never_more_centres_than_different_vectors(self):
         vectors = np.repeat([[0.0, 1.0], [2.0, 3.0]], 5, axis=0)
         found = kmeans(vectors, 10, rng=np.random.default_rng(0))
-        np.testing.assert_allclose(found.centres[found.centres[:, 0].argsort()], [[0, 1], [2, 3]])
+        np.testing.assert_allclose(found[found[:, 0].argsort()], [[0, 1], [2, 3]])
 
 
 class TestBank:
