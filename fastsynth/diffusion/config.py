@@ -63,7 +63,7 @@ class FASTConfig(Config):
     """Where FARM acts: on the UNet's input, or nowhere."""
     start: Literal["noise", "farm", "exemplar"] = "exemplar"
     """What the trajectory starts from."""
-    strength: Annotated[float, Field(gt=0, le=1)] = 0.4
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Share of the diffusion time that is run when the start is not noise: 0 would be a copy, 1 pure synthesis."""
     feather: Annotated[float, Field(ge=0)] = 2.0
     """Pixels of fading inside the mask's border."""
