@@ -75,7 +75,7 @@ class Yardstick(nn.Module):
             *(layer for i in range(3) for layer in (down[i], *(Block(wide=i == 2) for _ in range(3)))),
             nn.Conv2d(64, 32, 3, padding=1),
         )
-        up = [layer for i in range(3) for layer in self._up(i)]
+        up = [layer for blocks in (3, 3, 1) for layer in self._up(blocks)]
         self.decoder = nn.Sequential(
             nn.Identity(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), *(Block(wide=True) for _ in range(3)), *up,
             nn.Conv2d(64, 3, 3, padding=1),
@@ -88,9 +88,9 @@ class Yardstick(nn.Module):
         self.eval().requires_grad_(False)
 
     @staticmethod
-    def _up(_: int) -> list[nn.Module]:
+    def _up(blocks: int) -> list[nn.Module]:
         widen = nn.Conv2d(64, 64, 3, padding=1, bias=False)
-        return [nn.Upsample(scale_factor=2), widen, *(Block(wide=False) for _ in range(3))]
+        return [nn.Upsample(scale_factor=2), widen, *(Block(wide=False) for _ in range(blocks))]
 
     @property
     def device(self) -> torch.device:
@@ -107,25 +107,6 @@ class Yardstick(nn.Module):
     def decode(self, latents: Tensor) -> SimpleNamespace:
         squashed = torch.tanh((latents * self.std + self.mean) / 3) * 3
         return SimpleNamespace(sample=self.decoder(squashed) * 2 - 1)
-
-
-class Parts(nn.Module):
-    """A pipeline that need not be saved: the yardstick is no diffusers model."""
-
-    sample = FASTPipeline.sample
-    size = FASTPipeline.size
-    __call__ = FASTPipeline.__call__
-
-    def __init__(self, vae: nn.Module, unet: nn.Module, farm: FARM, tokens: DefectTokens) -> None:
-        super().__init__()
-        self.vae, self.unet, self.farm, self.tokens = vae, unet, farm, tokens
-        self.scheduler = build_scheduler(kernel="exact", spacing="logsnr", solver_order=2)
-
-    def progress_bar(self, timesteps: Tensor) -> Tensor:
-        return timesteps
-
-    def set_progress_bar_config(self, **_: object) -> None:
-        pass
 
 
 def psnr(autoencoder: nn.Module, pictures: Tensor) -> float:
@@ -151,7 +132,9 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
     tokens = DefectTokens(
         pairs=[list(p) for p in pairs], num_tokens=base.tokens_per_defect, cross_attention_dim=base.token_width
     )
-    parts = Parts(autoencoder, unet, FARM(in_channels=32, class_embed_dim=base.token_width), tokens)
+    farm = FARM(in_channels=32, class_embed_dim=base.token_width)
+    scheduler = build_scheduler(kernel="exact", spacing="logsnr", solver_order=2)
+    parts = FASTPipeline(vae=autoencoder, unet=unet, scheduler=scheduler, farm=farm, tokens=tokens)
     normals = run.training_normals()
     rng = np.random.default_rng((run.config.seed, 1))
 

@@ -31,8 +31,6 @@ BYTES_PER_PIXEL = 4
 """Of a stored image with its mask, as PNG; noisy colour pictures hardly shrink."""
 SHOWN_PROBLEMS = 5
 """Per kind; the others are counted."""
-HARMLESS = {"mask_without_image", "unused_groups"}
-"""Kinds of data problem that a run survives."""
 INTRUDERS = {
     "albumentationsx": "it is AGPL and takes the import name albumentations; run: pip uninstall albumentationsx, "
     "then reinstall albumentations",
@@ -188,7 +186,7 @@ def summarise_problems(problems: Sequence[Problem]) -> list[Finding]:
         kinds.setdefault(problem.kind, []).append(problem)
     findings = []
     for kind, found in kinds.items():
-        level: Level = "warn" if kind in HARMLESS else "fail"
+        level: Level = "warn" if found[0].harmless else "fail"
         findings += [Finding(level, "data", f"{one.path}: {one.message}") for one in found[:SHOWN_PROBLEMS]]
         if len(found) > SHOWN_PROBLEMS:
             findings.append(Finding(level, "data", f"and {len(found) - SHOWN_PROBLEMS} more of this kind ({kind})"))

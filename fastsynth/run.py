@@ -18,7 +18,7 @@ from fastsynth.config import dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
 from fastsynth.data.split import LeakGuard, Part, Split, make_split
 from fastsynth.environment import environment
-from fastsynth.files import atomic_write, read_json, sha256_json, write_json
+from fastsynth.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.sampler import LayoutSampler
@@ -65,17 +65,18 @@ class Run:
         return planned
 
     def planned_split(self) -> Split:
-        """What split.json holds, or will; writes nothing."""
-        if self.split_path.is_file():
-            return Split.read(self.split_path)
-        settings = self.config.split
-        return make_split(
-            self.dataset,
-            train_fraction=settings.train_fraction,
-            val_fraction=settings.val_fraction,
-            seed=self.config.seed,
-            near_duplicates=settings.near_duplicates,
-        )
+        """What split.json holds, or will; writes nothing. Raises ValueError when it was made with other settings."""
+        settings = self.config.split.model_dump()
+        if not self.split_path.is_file():
+            return make_split(self.dataset, seed=self.config.seed, **settings)
+        split = Split.read(self.split_path)
+        for key, value in split.settings.items():
+            if value != settings[key]:
+                raise ValueError(
+                    f"{self.split_path} is made with split.{key} {value}, this configuration has {settings[key]}; "
+                    "the split is made once: choose another output"
+                )
+        return split
 
     @cached_property
     def guard(self) -> LeakGuard:
@@ -107,6 +108,13 @@ class Run:
         records = self.records("train", normal=True)
         self.guard.check(self.path(record.image) for record in records)
         return records
+
+    def training_sha256(self) -> str:
+        """Hash of what the renderer may learn from: the split's images, and the masks of the training defects."""
+        present = {record.image for record in self.dataset.records}  # of the chosen categories
+        images = {image: sha256 for image, sha256 in self.split.sha256.items() if image in present}
+        masks = {record.mask: sha256_file(self.path(record.mask)) for record in self.training_defects() if record.mask}
+        return sha256_json([images, masks])
 
     def path(self, relative: str) -> Path:
         return self.config.data.root / relative

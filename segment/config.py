@@ -20,7 +20,7 @@ class SegmentConfig(Config):
     encoder_weights: Literal["offline", "imagenet"] | None = "offline"
     """offline: ImageNet weights from the extra `offline`, only for tu-tf_efficientnet_lite0. imagenet: downloaded
     from the hub. null: random."""
-    decoder_channels: tuple[int, ...] | None = (128, 64, 32, 24, 16)
+    decoder_channels: tuple[int, ...] | None = (128, 64, 32, 16, 8)
     """Width of every decoder stage of the Unet family, coarse to fine. null: the architecture's own."""
 
     crop_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128

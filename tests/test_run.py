@@ -1,12 +1,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from fastsynth.config import load_config
 from fastsynth.data.split import LeakError
 from fastsynth.files import sha256_folder
-from fastsynth.images import encode_png
+from fastsynth.images import encode_png, read_mask
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.run_config import RunConfig
 
@@ -32,6 +33,22 @@ def test_the_split_is_made_once(open_run):
     before = sha256_folder(open_run().folder)
     assert open_run("seed=7").split == made
     assert sha256_folder(open_run().folder) == before
+
+
+def test_other_split_settings_than_the_split_was_made_with_are_refused(open_run):
+    open_run().split  # noqa: B018
+    with pytest.raises(ValueError, match=r"made with split\.val_fraction 0\.2, this configuration has 0\.3; .*output"):
+        open_run("split.val_fraction=0.3").split  # noqa: B018
+
+
+def test_a_mask_that_was_drawn_anew_counts_as_other_data(open_run, tiny_tree):
+    before = open_run().training_sha256()
+    run = open_run()
+    record = run.training_defects()[0]
+    foreground = read_mask(run.path(record.mask))
+    foreground[0, 0] = not foreground[0, 0]
+    run.path(record.mask).write_bytes(encode_png(foreground.astype(np.uint8)[..., None] * 255))
+    assert run.training_sha256() != before
 
 
 def test_a_stage_records_what_it_ran_with_and_how_long_even_when_it_fails(open_run):

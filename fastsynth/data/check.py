@@ -16,6 +16,8 @@ from fastsynth.images import read_image, read_mask
 
 MIN_SIDE = 16
 """Smaller pictures hold nothing to learn from, in pixels."""
+HARMLESS = frozenset({"mask_without_image", "unused_groups"})
+"""Kinds of problems that leave every image usable."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Problem:
         "duplicate_across_parts",
     ]
     message: str
+
+    @property
+    def harmless(self) -> bool:
+        """Whether a run may start all the same: nothing that is used is affected."""
+        return self.kind in HARMLESS
 
 
 def check_dataset(dataset: DataSet, split: Split | None = None) -> list[Problem]:

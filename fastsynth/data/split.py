@@ -8,8 +8,9 @@ A kind is a (category, defect) pair; defect None stands for the normal images.
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,6 +53,7 @@ class Split:
     """Image paths of the three parts, relative to the data root, sorted.
 
     sha256: hash of the file's bytes for every image.
+    settings: what `make_split` was called with; empty for a split from elsewhere.
     """
 
     train: tuple[str, ...]
@@ -59,6 +61,7 @@ class Split:
     test: tuple[str, ...]
     seed: int
     sha256: dict[str, str]
+    settings: dict[str, float | bool] = field(default_factory=dict)
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
@@ -87,7 +90,7 @@ class Split:
         if not all(isinstance(image, str) for image in images) or sorted(images) != sorted(value["sha256"]):
             raise ValueError(f"{path}: every image must be in exactly one part and have a hash. Make it again")
         parts = {part: tuple(value[part]) for part in ("train", "val", "test")}
-        return cls(**parts, seed=value["seed"], sha256=value["sha256"])
+        return cls(**parts, seed=value["seed"], sha256=value["sha256"], settings=value.get("settings", {}))
 
 
 class LeakGuard:
@@ -118,7 +121,8 @@ def make_split(
     """Divide the images; the same images and seed give the same split, whatever order the disk lists them in.
 
     Of a defect type with n images, floor(n·train_fraction), at least one, go to train and val. Clusters may force
-    fewer, and more only when even the smallest cluster is larger. Normal images keep the part the tree gives them,
+    fewer, and more only when even the smallest cluster is larger. Validation gets no larger share of a type's clusters
+    than of its images: of few pieces, training needs the most. Normal images keep the part the tree gives them,
     except that a cluster with a test image is test as a whole; without test normals a fifth of them becomes test.
 
     Raises ValueError: a type with one image or one cluster, no normal image left to learn from, an unreadable image,
@@ -140,8 +144,11 @@ def make_split(
     learn, test = _divide(together, totals, rng, train_fraction=train_fraction)
     kept = Counter(_kind(record) for cluster in learn for record in cluster)
     targets = {kind: _val_target(count, val_fraction) for kind, count in kept.items()}
-    val, train = _take(learn, targets, kept, rng, share=val_fraction)
-    return Split(train=_images(train), val=_images(val), test=_images(test), seed=seed, sha256=hashes)
+    pieces = Counter(kind for cluster in learn for kind in {_kind(record) for record in cluster})
+    most = {kind: math.ceil(count * val_fraction) for kind, count in pieces.items()}
+    val, train = _take(learn, targets, kept, rng, share=val_fraction, most=most)
+    settings = {"train_fraction": train_fraction, "val_fraction": val_fraction, "near_duplicates": near_duplicates}
+    return Split(_images(train), _images(val), _images(test), seed=seed, sha256=hashes, settings=settings)
 
 
 def _divide(
@@ -188,20 +195,26 @@ def _take(
     rng: np.random.Generator,
     *,
     share: float,
+    most: Mapping[Kind, int] | None = None,
 ) -> tuple[list[Cluster], list[Cluster]]:
     """Take whole clusters at random until every kind is as near its target as possible, never above; (taken, left).
 
     A kind that got nothing then gets its smallest cluster, unless that would take all `totals` of a kind.
-    Kinds without a target do not count.
+    Kinds without a target do not count. most: how many clusters may be taken per kind.
     """
     counts = [Counter(kind for kind in map(_kind, cluster) if kind in targets) for cluster in together]
     order = [int(i) for i in rng.permutation(len(together)) if counts[i]]
     taken: Counter[Kind] = Counter()
+    clusters_taken: Counter[Kind] = Counter()
     chosen: set[int] = set()
 
     def choose(index: int) -> None:
         chosen.add(index)
         taken.update(counts[index])
+        clusters_taken.update(counts[index].keys())
+
+    def clusters_allowed(kind: Kind) -> int:
+        return len(together) if most is None else most.get(kind, 0) - clusters_taken[kind]
 
     offered: Counter[Kind] = Counter()
     for count in counts:
@@ -213,14 +226,18 @@ def _take(
 
     # a cluster of several kinds goes by chance: always or never taking them would make the parts differ
     for i in order:
-        fits = all(taken[kind] + n <= targets[kind] and not dominates(kind, n) for kind, n in counts[i].items())
+        fits = all(
+            taken[kind] + n <= targets[kind] and not dominates(kind, n) and clusters_allowed(kind) > 0
+            for kind, n in counts[i].items()
+        )
         if len(counts[i]) > 1 and rng.random() < share and fits:
             choose(i)
     for kind in sorted(targets, key=str):
         pure = {i: counts[i][kind] for i in order if set(counts[i]) == {kind}}
         missing = targets[kind] - taken[kind]
         varied = {i: n for i, n in pure.items() if not dominates(kind, n)}
-        for i in _best_sum(varied if sum(varied.values()) >= missing else pure, missing):
+        offer = varied if sum(varied.values()) >= missing else pure
+        for i in _best_sum(dict(islice(offer.items(), clusters_allowed(kind))), missing):
             choose(i)
     for kind in sorted(targets, key=str):
         if targets[kind] > 0 and taken[kind] == 0:

@@ -242,13 +242,12 @@ def _units(count: int) -> list[list[int]]:
 
 
 def _identity(run: Run) -> Identity:
-    present = {record.image for record in run.dataset.records}  # of the chosen categories
     settings = run.config.generate.gate
     identity = Identity(
         config_sha256=run.rendering_sha256(),
         # the weights alone: a model's other files tell of clocks, paths and versions
         model_sha256=sha256_folder(run.model_folder, "*.safetensors") if run.model_folder.is_dir() else None,
-        data_sha256=sha256_json({image: sha256 for image, sha256 in run.split.sha256.items() if image in present}),
+        data_sha256=run.training_sha256(),
         run_seed=run.config.seed,
         version=__version__,
         defects=sorted({record.defect for record in run.dataset.defects if record.defect}),
@@ -276,7 +275,7 @@ def _encoded_views(
     normals = run.training_normals()
     defect_count, normal_count = settings.training.defect_crops, settings.training.normal_crops
     made_from = [
-        sha256_json(run.split.sha256),
+        run.training_sha256(),
         run.config.seed,
         settings.crop_size,
         settings.context,

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import tempfile
 from collections import Counter
@@ -109,6 +110,20 @@ def test_with_groups_the_third_is_met_as_closely_as_whole_groups_permit(sizes, s
     assert count["crack", "train"] + count["crack", "val"] == best
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=9, max_size=30), st.integers(0, 9))
+def test_validation_takes_no_larger_share_of_the_pieces_than_of_the_images(sizes, seed):
+    records = [
+        Record(f"crack{g}_{i}.png", None, "tile", "crack", "test") for g, n in enumerate(sizes) for i in range(n)
+    ]
+    groups = {record.image[:-4]: record.image.partition("_")[0] for record in records}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_records(Path(folder), [*records, Record("n.png", None, "tile", None, "train")], groups)
+        split = split_of(dataset, seed=seed)
+    train, val = ({image.partition("_")[0] for image in part if "crack" in image} for part in (split.train, split.val))
+    assert len(val) <= math.ceil(0.2 * (len(train) + len(val)))
+
+
 def test_the_split_depends_on_the_seed_and_not_on_the_order_of_the_disk(tiny_tree):
     dataset = open_dataset(tiny_tree)
     shuffled = DataSet(tiny_tree, dataset.records[::-1], dict(reversed(dataset.groups.items())))
@@ -166,7 +181,7 @@ def test_a_split_survives_the_disk(tiny_tree, tmp_path):
     split.write(tmp_path / "split.json")
     assert Split.read(tmp_path / "split.json") == split
     value = json.loads((tmp_path / "split.json").read_text())
-    assert set(value) == {"train", "val", "test", "seed", "sha256"}
+    assert set(value) == {"train", "val", "test", "seed", "sha256", "settings"}
     with pytest.raises(ValueError, match=r"later\.png is not in the split"):
         split.part_of("later.png")
 
