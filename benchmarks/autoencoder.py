@@ -29,7 +29,7 @@ from fastsynth.diffusion.views import defect_views, encode_views, normal_views
 from fastsynth.layouts.crop import ValueRange, crop_around, cut, to_model
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.image_metrics import KID_NAME, defect_crops, kid, trunk_features
-from fastsynth.recipes.rendering import draw_layouts, training_exemplars
+from fastsynth.recipes.rendering import draw_layouts
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
@@ -119,7 +119,7 @@ def psnr(autoencoder: nn.Module, pictures: Tensor) -> float:
 
 def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps: int, samples: int) -> list[Sample]:
     """Train FAST in the autoencoder's latents and draw `samples` from pure noise."""
-    settings, training, base = run.config.renderer, run.config.renderer.training, run.config.renderer.base
+    settings, training, base = run.config.renderer, run.config.renderer.training, run.config.renderer.base.fresh
     torch.manual_seed(run.config.seed)
     pairs = sorted({(e.category, e.defect) for e in exemplars})
     unet = build_unet(
@@ -149,7 +149,7 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
         read_normal, len(normals), exemplars, count=clean_count, size=size, context=context, rng=rng
     )
     clean = encode_views(clean_views, autoencoder, tokens, total=clean_count)
-    options = training.model_dump(exclude={"defect_crops", "normal_crops", "max_train_steps", "save_every"})
+    options = training.model_dump(exclude={"defect_crops", "normal_crops", "max_train_steps", "save_every", "patience"})
     with tempfile.TemporaryDirectory() as folder:
         train_fast(
             parts, defects, clean, output=Path(folder), seed=run.config.seed, max_train_steps=steps,
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     arguments = parser.parse_args()
     run = Run(load_config(RunConfig, arguments.config))
-    exemplars = training_exemplars(run)
+    exemplars = run.exemplars("train")
     real = [run.read(record) for record in run.records("test", normal=False)]
     crops = [
         to_model(cut(e.image, crop_around(_box(e.foreground), image_size=e.foreground.shape)), size=128,

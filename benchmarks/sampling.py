@@ -31,18 +31,18 @@ Calls = dict[str, Callable[[], object]]
 def calls() -> Calls:
     """What is timed, by name."""
     config = FASTConfig()
-    size, width = config.crop_size, config.base.token_width
+    size, width = config.crop_size, config.base.fresh.token_width
     vae = load_autoencoder(None)
     channels = int(vae.config["latent_channels"])
     unet = build_unet(
         latent_channels=channels,
         size=size,
-        block_out_channels=config.base.block_out_channels,
-        layers_per_block=config.base.layers_per_block,
+        block_out_channels=config.base.fresh.block_out_channels,
+        layers_per_block=config.base.fresh.layers_per_block,
         token_width=width,
     )
     farm = FARM(in_channels=channels, class_embed_dim=width)
-    tokens = DefectTokens(pairs=[["a", "b"]], num_tokens=config.base.tokens_per_defect, cross_attention_dim=width)
+    tokens = DefectTokens(pairs=[["a", "b"]], num_tokens=config.base.fresh.tokens_per_defect, cross_attention_dim=width)
     scheduler = build_scheduler(kernel="exact", spacing="logsnr", solver_order=2)
     pipeline = FASTPipeline(vae=vae, unet=unet.eval(), scheduler=scheduler, farm=farm.eval(), tokens=tokens)
     pipeline.set_progress_bar_config(disable=True)

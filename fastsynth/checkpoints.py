@@ -1,29 +1,109 @@
-"""Checkpoints of a training loop: each appears only when it is whole, and replaces the one before."""
+"""Checkpoints of a training loop: each appears only when it is whole, the last two are kept, a damaged one is skipped.
+
+    checkpoints/checkpoint-<step>/   weights, optimisers, schedules, averages, and checksums.json over all of it
+
+With several processes the main one writes. What is written does not depend on how many there are, so a training may
+go on with another number of them.
+"""
 
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from torch import Tensor, nn
+
+from fastsynth.files import read_json, sha256_file, write_json
+from fastsynth.stopping import Stop
+
+KEPT = 2
+"""The newest, and one to fall back to."""
+CHECKSUMS = "checksums.json"
+WRAPPER = "module."
+"""What a wrapper for several processes puts before every name."""
 
 
 def save_checkpoint(accelerator: Accelerator, output: Path, *, step: int) -> None:
-    """Replace the checkpoints below `output` by checkpoints/checkpoint-<step>, which appears only when it is whole."""
-    older = _checkpoints(output)
-    unfinished = output / "checkpoints" / ".unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    accelerator.save_state(str(unfinished))
-    unfinished.rename(output / "checkpoints" / f"checkpoint-{step}")
-    for path in older:
-        shutil.rmtree(path)
+    """Write checkpoints/checkpoint-<step> below `output`, and remove all but the last two."""
+    if accelerator.is_main_process:
+        final = output / "checkpoints" / f"checkpoint-{step}"
+        unfinished = output / "checkpoints" / ".unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with _unwrapped(accelerator):
+            accelerator.save_state(str(unfinished))
+        write_json(unfinished / CHECKSUMS, _checksums(unfinished))
+        shutil.rmtree(final, ignore_errors=True)  # of an earlier sitting, damaged or about to be the same
+        unfinished.rename(final)
+        for path in _checkpoints(output)[:-KEPT]:
+            shutil.rmtree(path)
+    accelerator.wait_for_everyone()
 
 
 def load_checkpoint(accelerator: Accelerator, output: Path) -> None:
-    """Continue from the last checkpoint below `output`; without one everything stays as it is."""
-    for path in _checkpoints(output)[-1:]:
-        accelerator.load_state(str(path))
+    """Continue from the last whole checkpoint below `output`; without one everything stays as it is.
+
+    Warns of damaged ones.
+    """
+    for path in reversed(_checkpoints(output)):
+        if damaged := _damaged_file(path):
+            if accelerator.is_main_process:
+                warnings.warn(f"{damaged} is damaged; going on from the checkpoint before", stacklevel=2)
+            continue
+        with _unwrapped(accelerator):
+            accelerator.load_state(str(path))
+        return
+
+
+def asked_to_stop(accelerator: Accelerator, stop: Stop) -> bool:
+    """Whether any of the processes was asked to: all of them end with the same step."""
+    if accelerator.num_processes == 1:
+        return stop.requested
+    if stop.requested:
+        accelerator.set_trigger()
+    return bool(accelerator.check_trigger())
+
+
+@contextmanager
+def _unwrapped(accelerator: Accelerator) -> Iterator[None]:
+    """Inside, states are saved and loaded under the names they have without a wrapper for several processes."""
+
+    def rename(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        for state in weights:
+            for name in [name for name in state if name.startswith(WRAPPER) and accelerator.num_processes > 1]:
+                state[name.removeprefix(WRAPPER)] = state.pop(name)
+
+    def unwrap(models: list[nn.Module], folder: str) -> None:
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    hooks = [accelerator.register_save_state_pre_hook(rename), accelerator.register_load_state_pre_hook(unwrap)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _checkpoints(output: Path) -> list[Path]:
     """Oldest first."""
     found = (output / "checkpoints").glob("checkpoint-*")
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    """A file that is missing or not what was written; None when all is well. Old checkpoints have no checksums."""
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return None
+    try:
+        wanted = read_json(path)
+    except ValueError:
+        return path
+    found = _checksums(folder)
+    return next((folder / name for name, sha256 in wanted.items() if found.get(name) != sha256), None)

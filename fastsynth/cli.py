@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb runs, so that --help answers at once.
 
 import errno
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,8 @@ import typer
 
 from fastsynth import __version__
 from fastsynth.cli_data import data_app
+from fastsynth.cli_edit import InOrder, edit
+from fastsynth.cli_generators import import_app, photo_app
 from fastsynth.cli_options import (
     CHECK_FAILED,
     AsJson,
@@ -28,7 +31,11 @@ from fastsynth.cli_options import (
     print_result,
     read_config,
 )
+from fastsynth.cli_tables import bench, evaluate
+from fastsynth.data.manifest import MANIFEST, Shard, shard_files
 from fastsynth.errors import CheckFailedError
+from fastsynth.processes import process_index
+from fastsynth.stopping import interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from fastsynth.run import Run
@@ -46,8 +53,12 @@ app = typer.Typer(
 )
 segment_app = typer.Typer(no_args_is_help=True, help="Train segmenters and use them.")
 config_app = typer.Typer(no_args_is_help=True, help="Show and check configurations.")
-for name, sub in (("data", data_app), ("segment", segment_app), ("config", config_app)):
+subs = {"data": data_app, "segment": segment_app, "photo": photo_app, "import": import_app, "config": config_app}
+for name, sub in subs.items():
     app.add_typer(sub, name=name)
+app.command(cls=InOrder)(edit)
+app.command()(evaluate)
+app.command()(bench)
 
 
 @app.callback(invoke_without_command=True)
@@ -148,17 +159,21 @@ def generate(
     overrides: Overrides = [],  # noqa: B006
     seed: Seed = None,
     device: Device = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: only part i of n, for job arrays; 1/4 to 4/4.")] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fill the store of synthetic samples; fills the gaps of an interrupted one."""
+    part = None if shard is None else Shard.parse(shard)
     opened = open_run(config, overrides, seed, device)
     if dry_run:
         _describe(opened)
         return
     from fastsynth.recipes.rendering import draw_sheet, generate
 
-    typer.echo(generate(opened))
-    typer.echo(draw_sheet(opened))
+    typer.echo(generate(opened, shard=part))
+    merged = (opened.store_folder / MANIFEST).is_file() and not shard_files(opened.store_folder)
+    if process_index() == 0 and merged:  # else other shards are still at work
+        typer.echo(draw_sheet(opened))
 
 
 @app.command()
@@ -339,6 +354,9 @@ def preset(name: str) -> Path:
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr, never a traceback."""
     warnings.formatwarning = lambda message, *_, **__: f"fastsynth: {message}\n"
+    interrupt_on_sigterm()
+    if process_index() > 0:  # one of several launched processes tells the results
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         app()
     except SystemExit as stopped:
@@ -377,7 +395,8 @@ def _describe(opened: "Run") -> None:
     config, split = opened.config, opened.planned_split()
     typer.echo(f"data: {counts(split)}")
     renderer = config.renderer
-    typer.echo(f"train: {renderer.training.max_train_steps} steps" if renderer.kind == "fast" else "train: nothing")
+    training = getattr(renderer, "training", None)
+    typer.echo(f"train: {training.max_train_steps} steps" if training else "train: nothing")
     typer.echo(f"generate: {config.generate.count} samples by {renderer.kind} in {opened.store_folder}")
     arms = 1 + len(config.compare.ratios) + config.compare.synthetic_only
     typer.echo(

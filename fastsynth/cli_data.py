@@ -7,8 +7,10 @@ import typer
 
 from fastsynth.cli_options import CHECK_FAILED, AsJson, ConfigPath, Overrides, Seed, counts, open_run, print_result
 
-Format = Literal["coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib"]
-ImportFormat = Literal["coco", "cvat"]
+Format = Literal[
+    "coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib", "nifti", "dicom"
+]
+ImportFormat = Literal["coco", "cvat", "nifti", "dicom", "pictures"]
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours are spent on them.")
 
@@ -40,7 +42,7 @@ def data_export(
     store: Annotated[Path, typer.Argument(help="Folder of the store, e.g. runs/x/synthetic.")],
     kind: Annotated[Format, typer.Option("--format", help="What to write; see docs/export.md.")],
     output: Annotated[Path, typer.Option(help="New folder.")],
-    data: Annotated[Path | None, typer.Option(help="Data set of the store, for mvtec and anomalib.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set of the store, for mvtec, anomalib, nifti, dicom.")] = None,
 ) -> None:
     """Hand the samples of a store to another tool; masks stay exact wherever the format can hold them."""
     from fastsynth.data.export.formats import export_store
@@ -50,14 +52,49 @@ def data_export(
 
 @data_app.command("import")
 def data_import(
-    file: Annotated[Path, typer.Argument(help="COCO JSON, or CVAT's Segmentation mask 1.1 zip.")],
-    kind: Annotated[ImportFormat, typer.Option("--format", help="What the file is.")],
-    images: Annotated[Path, typer.Option(help="Folder of the pictures it names.")],
+    source: Annotated[Path, typer.Argument(help="COCO JSON, CVAT's zip, or a folder of NIfTI, DICOM or 16-bit files.")],
+    kind: Annotated[ImportFormat, typer.Option("--format", help="What it is; see docs/export.md and docs/medical.md.")],
     output: Annotated[Path, typer.Option(help="New folder: an MVTec tree.")],
+    images: Annotated[Path | None, typer.Option(help="coco, cvat: folder of the pictures the file names.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Volumes: folder of marks with the names of the images.")] = None,
+    label: Annotated[list[str], typer.Option(help="Volumes: 2=tumour names a mark; the others count as healthy.")] = [],  # noqa: B006
+    patient: Annotated[
+        str | None, typer.Option(help="Volumes: id, tag:KEYWORD, regex:EXPRESSION or file; who stays together.")
+    ] = None,
+    axis: Annotated[int, typer.Option(min=0, max=2, help="nifti: axis along which slices are taken.")] = 2,
 ) -> None:
-    """Make a data set from annotations of another tool; pictures without annotations are normal ones."""
+    """Make a data set from annotations of another tool, or from medical images; what is not marked is normal."""
+    if kind == "coco" or kind == "cvat":
+        _import_annotations(source, kind, images, output)
+        return
+    from fastsynth.recipes.medical import import_with_preview
+
+    found = import_with_preview(
+        source, output, kind=kind, masks=masks, patient=patient, axis=axis, labels=_labels(label)
+    )
+    advice = "" if found.patients > 1 else "; all of one patient, which no split can divide: see --patient"
+    typer.echo(
+        f"{output}: {found.volumes} volumes of {found.patients} patients, {found.normals} normal and {found.defects} "
+        f"defect slices, {found.unused} that show nothing{advice}"
+    )
+
+
+def _import_annotations(source: Path, kind: Literal["coco", "cvat"], images: Path | None, output: Path) -> None:
     from fastsynth.data.imports.formats import import_annotations
 
-    normals, defects = import_annotations(file, output, kind=kind, images=images)
+    if images is None:
+        raise ValueError(f"{kind} only names its pictures; pass their folder with --images")
+    normals, defects = import_annotations(source, output, kind=kind, images=images)
     advice = "" if normals else f"; put normal pictures into {output / 'train' / 'good'} before you go on"
     typer.echo(f"{output}: {normals} normal and {defects} defect pictures{advice}")
+
+
+def _labels(texts: list[str]) -> dict[int, str] | None:
+    """`2=tumour` → {2: "tumour"}; None when nothing is named."""
+    labels = {}
+    for text in texts:
+        mark, _, name = text.partition("=")
+        if not mark.isdecimal() or int(mark) == 0 or not name:
+            raise ValueError(f"--label {text}: wanted a mark above 0 and a name, like 2=tumour")
+        labels[int(mark)] = name
+    return labels or None

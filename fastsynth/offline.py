@@ -32,6 +32,13 @@ def offline_state_dict() -> dict[str, torch.Tensor]:
     return dict(zip(names, tensors.values(), strict=True))
 
 
+def offline_classifier() -> nn.Module:
+    """The whole network, frozen: (B, 3, H, W) to (B, 1000) ImageNet logits."""
+    model = timm.create_model(TRUNK, pretrained=False)
+    model.load_state_dict(offline_state_dict())
+    return model.eval().requires_grad_(False)
+
+
 def offline_trunk(*, out_indices: Sequence[int]) -> nn.Module:
     """Frozen feature extractor: returns a list of (B, C_i, H/2^(i+1), W/2^(i+1)) maps for i in `out_indices`."""
     model = timm.create_model(TRUNK, pretrained=False, features_only=True, out_indices=tuple(out_indices))

@@ -10,23 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fastsynth.config import dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
 from fastsynth.data.split import LeakGuard, Part, Split, make_split
+from fastsynth.diffusion.pretrained.config import SAMPLING_KEYS
 from fastsynth.environment import environment
 from fastsynth.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from fastsynth.images import read_image, read_mask
+from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.sampler import LayoutSampler
+from fastsynth.locks import Lock, lock_for_all
+from fastsynth.processes import process_index
 from fastsynth.run_config import RunConfig
 
 FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
 """Sections that cannot change a sample: the data are hashed by content, and more samples may be added."""
-TRAINING_KEYS = {"kind", "base", "training", "crop_size", "context"}
+TRAINING_KEYS = {"kind", "base", "network", "training", "crop_size", "context"}
 """Keys of the section `renderer` on which the trained weights depend; the others may change after training."""
 TRAINED_FROM = "trained_from.json"
 
@@ -94,14 +98,24 @@ class Run:
         chosen = set(getattr(self.split, part))
         return [r for r in self.dataset.records if r.image in chosen and (r.defect is None) == normal]
 
-    def training_defects(self) -> list[Record]:
-        """Defects the renderer may learn from; every file has passed the leak guard."""
-        records = self.records("train", normal=False)
+    def training_defects(self, part: Literal["train", "val"] = "train") -> list[Record]:
+        """Defects the renderer may learn from, or stop by; every file has passed the leak guard."""
+        records = self.records(part, normal=False)
         for record in records:
             if record.mask is None:
                 raise ValueError(f"{record.image} has no mask; add one or remove the image (fastsynth data check)")
         self.guard.check(self.path(record.image) for record in records)
         return records
+
+    def exemplars(self, part: Literal["train", "val"]) -> list[Exemplar]:
+        """The defects of one part, decoded. Raises ValueError for a mask that does not fit its image."""
+        found = []
+        for record in self.training_defects(part):
+            assert record.defect is not None
+            assert record.mask is not None
+            image, foreground = self.read(record)
+            found.append(Exemplar(image, foreground, record.category, record.defect, record.mask))
+        return found
 
     def training_normals(self) -> list[Record]:
         """Normal images to draw on; every file has passed the leak guard."""
@@ -149,9 +163,7 @@ class Run:
 
     def training_settings(self) -> dict[str, Any]:
         """Dotted key → value of all settings that can change the trained weights."""
-        renderer = self.config.renderer.model_dump(
-            mode="json", include=TRAINING_KEYS, exclude={"training": {"save_every"}}
-        )
+        renderer = self.config.renderer.model_dump(mode="json", include=TRAINING_KEYS, exclude={"base": SAMPLING_KEYS})
         return {"seed": self.config.seed, **_dotted(renderer, "renderer")}
 
     def _refuse_other_model(self) -> None:
@@ -173,21 +185,28 @@ class Run:
         return sha256_json(self.config.model_dump(mode="json", exclude=FREE_KEYS))
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append a line to log.jsonl."""
+        """Append a line to log.jsonl; of several launched processes the main one does."""
+        if process_index() > 0:
+            return
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, sort_keys=True) + "\n")
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Write down what a stage runs with, and time it; its seconds go to the log when it ends, however it ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(self.folder / "config.yaml", dump_config(self.config).encode())
-        write_json(self.folder / "environment.json", environment())
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
+    def stage(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Write down what a stage runs with, and time it; its seconds go to the log when it ends, however it ends.
+
+        Meanwhile no other process may run a stage in this folder, unless both are `shared`. Of several launched
+        processes the main one does all that. Raises InUseError, a ValueError, when the folder is taken.
+        """
+        with Lock(self.folder, shared=True) if shared else lock_for_all(self.folder):
+            if process_index() == 0:
+                atomic_write(self.folder / "config.yaml", dump_config(self.config).encode())
+                write_json(self.folder / "environment.json", environment())
+            started = time.monotonic()
+            try:
+                yield
+            finally:
+                self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
 
 
 def _dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:

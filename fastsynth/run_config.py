@@ -12,6 +12,7 @@ from fastsynth.diffusion.config import FASTConfig
 from fastsynth.layouts.sampler import LayoutConfig
 from fastsynth.quality.gate_config import GateConfig
 from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
+from generators.layout_config import CRNConfig, Pix2PixHDConfig
 from segment.config import SegmentConfig
 
 
@@ -22,6 +23,8 @@ def _kind(section: Any) -> str:
 
 RendererConfig = Annotated[
     Annotated[FASTConfig, Tag("fast")]
+    | Annotated[CRNConfig, Tag("crn")]
+    | Annotated[Pix2PixHDConfig, Tag("pix2pixhd")]
     | Annotated[CopyPasteConfig, Tag("copy_paste")]
     | Annotated[CutPasteConfig, Tag("cutpaste")]
     | Annotated[DRAEMConfig, Tag("draem")]

@@ -30,6 +30,35 @@ class Warp:
     wavelength: float = 64.0
 
 
+@dataclass(frozen=True)
+class SeedStyle:
+    """A look drawn at random: on one shape the same seed gives the same look. seed: 0 … 2^63 - 1."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class CentreStyle:
+    """Centre `centre`, counted from 0, of the style bank of the instance's class."""
+
+    centre: int
+
+
+@dataclass(frozen=True)
+class ReferenceStyle:
+    """The look of instance `instance` of picture `image`.
+
+    image: path relative to the data root, forward slashes.
+    instance: id of a drawn one; in an annotated picture its parts count from 1, as `layouts.masks.split_parts` cuts.
+    """
+
+    image: str
+    instance: int
+
+
+Style = SeedStyle | CentreStyle | ReferenceStyle
+
+
 @dataclass(frozen=True, eq=False)
 class Instance:
     """One defect of a layout.
@@ -40,6 +69,10 @@ class Instance:
     left, top: position of the mask's upper left pixel in the image.
     warp: how the mask was drawn from a real one, or None for a procedural shape.
     shape_source: path of the real mask (as `warp.source`), or "procedural:<kind>".
+    style: how it looks. None: by a seed of its own, from the sample's seed and its id, so that editing one instance
+    leaves the others' looks alone.
+    locked: edits refuse to change it.
+    severity: 1 as the renderer draws it; its contrast to the background is multiplied, see `layouts.severity`.
     """
 
     id: int
@@ -49,6 +82,9 @@ class Instance:
     top: int
     warp: Warp | None = None
     shape_source: str = ""
+    style: Style | None = None
+    locked: bool = False
+    severity: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mask.ndim != 2 or self.mask.dtype != bool:
@@ -169,3 +205,20 @@ def sample_seed(run_seed: int, sample_id: int, attempt: int = 0) -> int:
     """A 63-bit seed of its own for every sample: SeedSequence((run seed, sample id, attempt))."""
     sequence = np.random.SeedSequence((run_seed, sample_id, attempt))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def instance_seed(instance: Instance, seed: int, *, renderer: str) -> int:
+    """The seed of an instance's look in a sample of `seed`: for renderers that know no other styles than seeds.
+
+    Raises ValueError for a bank centre or a reference; `renderer` is named in it.
+    """
+    match instance.style:
+        case None:
+            return sample_seed(seed, instance.id)
+        case SeedStyle(own):
+            return own
+        case style:
+            raise ValueError(
+                f"instance {instance.id} ({instance.defect}) has the style {style}, renderer {renderer} knows seeds "
+                "only; give it a seed, or take a renderer with a style bank"
+            )

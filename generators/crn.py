@@ -32,7 +32,8 @@ class CRN(ModelMixin, ConfigMixin):
         num_outputs: k, images per layout.
         out_channels: 3 for colour, 1 for grey.
         edges: the layout has an edge plane after the class planes.
-        style_channels: style planes after that.
+        style_channels: style planes, the last of all.
+        context_channels: planes between edges and styles, as `encoding.surroundings` gives them.
         norm: "joint" as published: statistics over (C, h, w) together; "class_adaptive": the same, gain and offset
             by class (and by style, where there are style channels).
 
@@ -49,10 +50,11 @@ class CRN(ModelMixin, ConfigMixin):
         edges: bool = False,
         style_channels: int = 0,
         norm: Literal["joint", "class_adaptive"] = "class_adaptive",
+        context_channels: int = 0,
     ) -> None:
         super().__init__()
         check_choice("norm", norm, ("joint", "class_adaptive"))
-        self.in_channels = num_classes + edges + style_channels
+        self.in_channels = num_classes + edges + context_channels + style_channels
         num_planes = num_classes * (1 + style_channels)
         self.stages = nn.ModuleList()
         before = 0

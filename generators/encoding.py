@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CONTEXT_CHANNELS = 4
+"""Planes of `surroundings`."""
+
 
 def one_hot(labels: Tensor, *, num_classes: int, ignore: int | None = None, void: bool = False) -> Tensor:
     """One plane per class, (B, num_classes, H, W) float32; each pixel is 1 in the plane of its class, 0 elsewhere.
@@ -60,20 +63,32 @@ def encode_layout(
     styles: Tensor | None = None,
     *,
     num_classes: int,
+    context: Tensor | None = None,
     ignore: int | None = None,
     void: bool = False,
 ) -> Tensor:
-    """The input of a renderer: class planes, then the edge plane, then the style planes, (B, N [+ 1] [+ D], H, W).
+    """The input of a renderer: planes of the classes, the edges, the context and the styles, in this order.
 
     labels: (B, H, W) integers. instances: (B, H, W) integers, or None for a renderer without edges.
-    styles: (B, D, H, W), or None. ignore, void: see `one_hot`. Raises ValueError as `one_hot` does.
+    styles: (B, D, H, W), or None. context: (B, 4, H, W) of `surroundings`, or None for whole pictures.
+    ignore, void: see `one_hot`. Returns (B, N [+ 1] [+ 4] [+ D], H, W). Raises ValueError as `one_hot` does.
     """
     parts = [one_hot(labels, num_classes=num_classes, ignore=ignore, void=void)]
     if instances is not None:
         parts.append(instance_edges(instances))
+    if context is not None:
+        parts.append(context)
     if styles is not None:
         parts.append(styles)
     return torch.cat(parts, dim=1)
+
+
+def surroundings(image: Tensor, hole: Tensor) -> Tensor:
+    """What a renderer sees of the picture it draws into: the picture with a hole, and the hole, (B, 4, H, W).
+
+    image: (B, 3, H, W) in [-1, 1]. hole: (B, 1, H, W), 1 where something will be drawn.
+    """
+    return torch.cat([image * (1 - hole), hole], dim=1)
 
 
 def area_pyramid(layout: Tensor, *, levels: int) -> list[Tensor]:

@@ -24,6 +24,8 @@ PIX2PIXHD_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 
 VGG19_CONVOLUTIONS = (2, 2, 4, 4, 4)
 VGG19_WIDTHS = (64, 128, 256, 512, 512)
+TRUNK_LAYERS = 5
+"""Maps that every network gives."""
 OFFLINE_SCALES = (0, 1, 2, 3, 4)
 # ImageNet's, for pictures in [0, 1]
 MEAN = (0.485, 0.456, 0.406)
@@ -37,6 +39,11 @@ class PerceptualTrunk(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.with_image = with_image
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+        return TRUNK_LAYERS + self.with_image
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """L maps (…, C_l, h_l, w_l), finest first; gradients flow to `image`.

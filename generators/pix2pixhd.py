@@ -39,7 +39,8 @@ class Pix2PixHDGenerator(ModelMixin, ConfigMixin):
     Args:
         num_classes: class planes of the input; for image-to-image the channels of the input image.
         edges: an instance edge plane after the class planes.
-        style_channels: style planes after that.
+        style_channels: style planes, the last of all.
+        context_channels: planes between edges and styles, as `encoding.surroundings` gives them.
         out_channels: 3 for colour, 1 for grey.
         width: channels of the global generator at its full size; enhancer i = 1, 2, … has width / 2^i.
         num_downsamples: d.
@@ -66,13 +67,14 @@ class Pix2PixHDGenerator(ModelMixin, ConfigMixin):
         num_enhancer_blocks: int = 3,
         norm: NormKind = "class_adaptive",
         upsampling: Upsampling = "resize",
+        context_channels: int = 0,
     ) -> None:
         super().__init__()
         check_choice("norm", norm, ("instance", "class_adaptive"))
         check_choice("upsampling", upsampling, ("resize", "transposed"))
         if width % 2**num_enhancers:
             raise ValueError(f"width is {width}; {num_enhancers} enhancers need a multiple of {2**num_enhancers}")
-        self.in_channels = num_classes + edges + style_channels
+        self.in_channels = num_classes + edges + context_channels + style_channels
 
         def make(channels: int, level: int) -> nn.Module:
             num_planes = num_classes * (1 + style_channels)

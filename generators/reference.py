@@ -12,7 +12,7 @@ import numpy as np
 from fastsynth.data.surfaces import draw_surface
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, paste
 from fastsynth.layouts.exemplar import ExemplarBank, instance_mask, like_channels
-from fastsynth.types import Instance, Layout, Sample, sample_seed
+from fastsynth.types import Instance, Layout, Sample, instance_seed
 from generators.poisson import poisson_blend
 
 Fill = Callable[[Layout, Instance, Crop, int], np.ndarray]
@@ -37,7 +37,7 @@ class ReferenceRenderer:
         values = ValueRange.of(layout.background)
         for instance in layout.instances:
             crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
-            drawn = self.fill(layout, instance, crop, sample_seed(seed, instance.id))
+            drawn = self.fill(layout, instance, crop, instance_seed(instance, seed, renderer=self.name))
             paste(image, drawn, crop, instance_mask(instance, crop, layout.size), values=values)
         return Sample(image, layout.foreground.astype(np.uint8) * 255, layout, seed, self.name)
 

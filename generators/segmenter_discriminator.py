@@ -92,9 +92,14 @@ def segmentation_loss(logits: Tensor, classes: Tensor) -> Tensor:
     return -(weighted * F.log_softmax(logits, dim=1)[:, 1:]).sum() / classes.sum().clamp(min=1)
 
 
-def segmenter_loss(real: Tensor, fake: Tensor, classes: Tensor) -> Tensor:
-    """What the discriminator loses: real pixels are their class, rendered pixels are fake. Logits (B, N + 1, H, W)."""
-    return segmentation_loss(real, classes) - F.log_softmax(fake, dim=1)[:, 0].mean()
+def segmenter_loss(real: Tensor, fake: Tensor, classes: Tensor, *, hole: Tensor | None = None) -> Tensor:
+    """What the discriminator loses: real pixels are their class, rendered pixels are fake. Logits (B, N + 1, H, W).
+
+    hole: (B, 1, H, W), 1 where `fake` was rendered and 0 where it is the real picture; None: rendered everywhere.
+    """
+    rendered = torch.ones_like(fake[:, :1]) if hole is None else hole
+    is_fake = F.log_softmax(fake, dim=1)[:, :1]
+    return segmentation_loss(real, classes) - (is_fake * rendered).sum() / rendered.sum().clamp(min=1)
 
 
 def label_mix(real: Tensor, fake: Tensor, classes: Tensor, *, generator: torch.Generator) -> Mixed:

@@ -7,7 +7,9 @@ those of an uninterrupted run.
 
 import shutil
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fastsynth.augment import A, build_augmentation
-from fastsynth.checkpoints import load_checkpoint, save_checkpoint
+from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
 from fastsynth.config import config_sha256
 from fastsynth.files import read_json, sha256_json, write_json
+from fastsynth.locks import lock_for_all
+from fastsynth.parallel import gather_batch, own_slice, share_batch_statistics
+from fastsynth.stopping import gentle_stop
 from fastsynth.types import sample_seed
 from segment.config import SegmentConfig
 from segment.data import CropDataset, TrainingItem, decode_item
@@ -58,6 +63,8 @@ class Progress:
 
     iteration: int = 0
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    """Since the last validation."""
     history: list[dict[str, float]] = field(default_factory=list)
     kept: dict[str, float] = field(default_factory=lambda: {"val_miou": -1.0})
     kept_weights: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -86,86 +93,92 @@ def train_segmenter(
 ) -> SegmenterResult:
     """Train one segmenter into `folder`, or continue, or return what is finished there.
 
+    Asked to stop, it finishes the step, saves it and raises KeyboardInterrupt. Several processes share each batch.
+
     items: normal and defect images to draw crops from.
     val_items: choose the threshold and, with `patience`, the checkpoint; never test images.
     device: "cpu", or "auto" for what accelerate finds.
     augmentation: in place of `config.augment`.
 
-    Raises ValueError when `folder` holds a run with other settings or images, or the items do not make a batch.
+    Raises ValueError when `folder` is in use or holds a run with other settings or images, or the items do not make a
+    batch; ChildProcessError when a worker that reads crops dies.
     """
     augmentation = augmentation or build_augmentation(config.augment)
     fingerprint = _fingerprint(items, val_items, config=config, augmentation=augmentation, seed=seed)
     if (folder / RESULT_FILE).is_file():
         return _finished(folder, fingerprint)
-    _claim(folder, fingerprint)
+    with lock_for_all(folder), _worker_errors(folder), gentle_stop() as stop:
+        _claim(folder, fingerprint)
+        accelerator = Accelerator(cpu=device == "cpu")
+        model = build_segmenter(
+            arch=config.arch,
+            encoder_name=config.encoder_name,
+            encoder_weights=config.encoder_weights,
+            decoder_channels=config.decoder_channels,
+            seed=seed,
+        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if accelerator.num_processes > 1:
+            share_batch_statistics(model)
+            # of channels_last weights in buckets: no error, torch says, but it would say so at every start
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        warmup = config.iterations // 20
+        scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=config.iterations)
+        model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
+        plain = accelerator.unwrap_model(model)
+        ema = EMAModel(model.parameters(), decay=config.ema_decay)
+        progress = Progress()
+        accelerator.register_for_checkpointing(ema, progress)
+        load_checkpoint(accelerator, folder)
 
-    accelerator = Accelerator(cpu=device == "cpu")
-    model = build_segmenter(
-        arch=config.arch,
-        encoder_name=config.encoder_name,
-        encoder_weights=config.encoder_weights,
-        decoder_channels=config.decoder_channels,
-        seed=seed,
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    warmup = config.iterations // 20
-    scheduler = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=config.iterations)
-    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
-    ema = EMAModel(model.parameters(), decay=config.ema_decay)
-    progress = Progress()
-    accelerator.register_for_checkpointing(ema, progress)
-    load_checkpoint(accelerator, folder)
-
-    crops = CropDataset(
-        items,
-        augmentation=augmentation,
-        crop_size=config.crop_size,
-        batch_size=config.batch_size,
-        normal_share=config.normal_share,
-        synthetic_ratio=config.synthetic_ratio,
-        random_share=config.random_share,
-        zoom=config.zoom,
-        cache_bytes=config.cache_megabytes * 2**20,
-        seed=seed,
-    )
-    loader = DataLoader(
-        crops,
-        batch_size=config.batch_size,
-        sampler=range(progress.iteration * config.batch_size, config.iterations * config.batch_size),
-        num_workers=config.num_workers,
-    )
-    loss_function = build_loss(config.loss)
-    losses: list[float] = []
-    bar = tqdm(
-        total=config.iterations,
-        initial=progress.iteration,
-        disable=not progress_bar,
-        desc=f"{folder.parent.name} {folder.name}",
-        unit="it",
-    )
-    started = time.perf_counter()
-    for batch in loader:
-        model.train()
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        with torch.random.fork_rng():
-            # dropout draws from the global state; one seed per iteration needs no random state in the checkpoint
-            torch.manual_seed(sample_seed(seed, progress.iteration))
-            losses.append(_step(model, batch, loss_function, optimizer=optimizer, accelerator=accelerator))
-        scheduler.step()
-        ema.step(model.parameters())
-        progress.iteration += 1
-        bar.update()
-        if progress.iteration % config.validate_every == 0 or progress.iteration == config.iterations:
-            _judge(model, ema, val_items, progress=progress, config=config, loss=sum(losses) / len(losses))
-            bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", val_miou=f"{progress.kept['val_miou']:.3f}")
-            losses.clear()
-            progress.seconds += time.perf_counter() - started
-            started = time.perf_counter()
-            save_checkpoint(accelerator, folder, step=progress.iteration)
-            if config.patience is not None and progress.stale() >= config.patience:
+        loader = _crop_loader(
+            items,
+            config=config,
+            augmentation=augmentation,
+            seed=seed,
+            first=progress.iteration,
+            own=own_slice(accelerator, config.batch_size),
+        )
+        loss_function = build_loss(config.loss)
+        bar = tqdm(
+            total=config.iterations,
+            initial=progress.iteration,
+            disable=not (progress_bar and accelerator.is_main_process),
+            desc=f"{folder.parent.name} {folder.name}",
+            unit="it",
+        )
+        started = time.perf_counter()
+        for batch in loader:
+            model.train()
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            with torch.random.fork_rng():
+                # dropout draws from the global state; one seed per iteration needs no random state in the checkpoint
+                torch.manual_seed(sample_seed(seed, progress.iteration, accelerator.process_index))
+                loss = _step(model, batch, loss_function, optimizer=optimizer, accelerator=accelerator)
+            scheduler.step()
+            ema.step(model.parameters())
+            progress.losses.append(loss)
+            progress.iteration += 1
+            bar.update()
+            judged = progress.iteration % config.validate_every == 0 or progress.iteration == config.iterations
+            if judged:
+                _judge(plain, ema, val_items, progress=progress, config=config)
+                entry = progress.history[-1]
+                bar.set_postfix(loss=f"{entry['loss']:.3f}", val_miou=f"{progress.kept['val_miou']:.3f}")
+            stopped = asked_to_stop(accelerator, stop)
+            if judged or stopped:
+                progress.seconds += time.perf_counter() - started
+                started = time.perf_counter()
+                save_checkpoint(accelerator, folder, step=progress.iteration)
+            if stopped:
+                raise KeyboardInterrupt
+            if judged and config.patience is not None and progress.stale() >= config.patience:
                 break
-    bar.close()
-    return _finish(accelerator.unwrap_model(model), progress, folder, augmentation=augmentation)
+        bar.close()
+        if accelerator.is_main_process:
+            _finish(plain, progress, folder, augmentation=augmentation)
+        accelerator.wait_for_everyone()
+    return _finished(folder, fingerprint)
 
 
 def score_items(model: nn.Module, items: Sequence[TrainingItem], *, tile: int = 256, overlap: int = 32) -> Scores:
@@ -180,6 +193,33 @@ def score_items(model: nn.Module, items: Sequence[TrainingItem], *, tile: int = 
     return Scores(images)
 
 
+def _crop_loader(
+    items: Sequence[TrainingItem],
+    *,
+    config: SegmentConfig,
+    augmentation: A.Compose,
+    seed: int,
+    first: int,
+    own: slice,
+) -> DataLoader:
+    """The batches from iteration `first` on; of each the `own` crops."""
+    crops = CropDataset(
+        items,
+        augmentation=augmentation,
+        crop_size=config.crop_size,
+        batch_size=config.batch_size,
+        normal_share=config.normal_share,
+        synthetic_ratio=config.synthetic_ratio,
+        random_share=config.random_share,
+        zoom=config.zoom,
+        cache_bytes=config.cache_megabytes * 2**20,
+        seed=seed,
+    )
+    places = range(config.batch_size)[own]
+    numbers = [batch * config.batch_size + place for batch in range(first, config.iterations) for place in places]
+    return DataLoader(crops, batch_size=len(places), sampler=numbers, num_workers=config.num_workers)
+
+
 def _step(
     model: nn.Module,
     batch: dict[str, torch.Tensor],
@@ -189,8 +229,8 @@ def _step(
     accelerator: Accelerator,
 ) -> float:
     logits = model(batch["image"].contiguous(memory_format=torch.channels_last))
-    loss = loss_function(logits, batch["foreground"])
-    accelerator.backward(loss)
+    loss = loss_function(gather_batch(accelerator, logits), gather_batch(accelerator, batch["foreground"]))
+    accelerator.backward(accelerator.num_processes * loss)
     accelerator.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -204,7 +244,6 @@ def _judge(
     *,
     progress: Progress,
     config: SegmentConfig,
-    loss: float,
 ) -> None:
     """Score the averaged weights on the validation images; keep them, with `patience` only if they are the best."""
     ema.store(model.parameters())
@@ -213,10 +252,11 @@ def _judge(
     threshold = scores.best_threshold()
     entry = {
         "iteration": progress.iteration,
-        "loss": loss,
+        "loss": sum(progress.losses) / len(progress.losses),
         "val_miou": scores.miou(threshold),
         "threshold": threshold,
     }
+    progress.losses.clear()
     progress.history.append(entry)
     if config.patience is None or entry["val_miou"] > progress.kept["val_miou"]:
         progress.kept = entry
@@ -256,20 +296,31 @@ def _check(folder: Path, found: str, wanted: str) -> None:
         )
 
 
-def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augmentation: A.Compose) -> SegmenterResult:
+def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augmentation: A.Compose) -> None:
     model.load_state_dict(progress.kept_weights)
     save_segmenter(model, folder / "segmenter", threshold=progress.kept["threshold"], augmentation=augmentation)
-    result = SegmenterResult(
-        model=model.eval(),
-        threshold=progress.kept["threshold"],
-        val_miou=progress.kept["val_miou"],
-        iterations=progress.iteration,
-        seconds=progress.seconds,
-        history=progress.history,
-    )
-    write_json(folder / RESULT_FILE, {name: value for name, value in vars(result).items() if name != "model"})
+    result = {
+        "threshold": progress.kept["threshold"],
+        "val_miou": progress.kept["val_miou"],
+        "iterations": progress.iteration,
+        "seconds": progress.seconds,
+        "history": progress.history,
+    }
+    write_json(folder / RESULT_FILE, result)
     shutil.rmtree(folder / "checkpoints")
-    return result
+
+
+@contextmanager
+def _worker_errors(folder: Path) -> Iterator[None]:
+    """A worker that died, of too little memory as a rule, is no fault of the program."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"{folder}: {error} Lower segment.num_workers if memory is short; the same command continues"
+        ) from error
 
 
 def _finished(folder: Path, fingerprint: str) -> SegmenterResult:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,9 +110,7 @@ def write_config(tiny_autoencoder) -> Callable[[Path, Path], Path]:
                 "crop_size": 32,
                 "base": {
                     "autoencoder": str(tiny_autoencoder),
-                    "block_out_channels": [16, 16],
-                    "token_width": 16,
-                    "layers_per_block": 1,
+                    "fresh": {"block_out_channels": [16, 16], "token_width": 16, "layers_per_block": 1},
                 },
                 "training": {
                     "max_train_steps": 3,
@@ -158,11 +158,18 @@ class Answer:
         return line
 
 
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
 class CommandLine:
     """Runs `fastsynth` as processes of their own, forked from one that has imported everything.
 
     So a command costs milliseconds instead of the ten seconds of its imports, and is as real as any other process:
-    it has its own arguments, output, limits and exit code, and can be killed.
+    it has its own arguments, output, limits and exit code, and can be killed. Several at once know of one another
+    what torchrun and `accelerate launch` would tell them.
     """
 
     SERVER = """
@@ -172,9 +179,17 @@ gc.freeze()
 print("ready", flush=True)
 for line in sys.stdin:
     job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for handle, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
+    count, rank, children = job["processes"], 0, []
+    while rank < count and (not children or children[-1]):
+        children.append(os.fork())
+        rank += 1
+    if children[-1] == 0:
+        rank -= 1
+        if count > 1:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": job["port"]}
+            os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+        suffix = str(rank or "")
+        for handle, path in ((0, os.devnull), (1, job["out"] + suffix), (2, job["err"] + suffix)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), handle)
         os.chdir(job["folder"])
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts us with it ignored
@@ -183,7 +198,7 @@ for line in sys.stdin:
         sys.argv = ["fastsynth", *job["arguments"]]
         code = 0
         try:
-            fastsynth.cli.main()
+            exec(job["program"] or "fastsynth.cli.main()")
         except SystemExit as stopped:
             code = stopped.code
         except BaseException:
@@ -192,8 +207,8 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)  # taking all modules down would cost more than most commands
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print(children[0], flush=True)
+    print(max((os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]) for each in children), key=abs), flush=True)
 """
 
     def __init__(self, folder: Path) -> None:
@@ -212,17 +227,31 @@ for line in sys.stdin:
         self.said_while_importing = (folder / "imports").read_text()
         self._folder = folder
 
-    def __call__(self, *arguments: object, folder: Path | None = None, largest_file: int | None = None) -> Answer:
-        """Run a command to its end. largest_file: bytes, the disk is full beyond them."""
-        self.start(*arguments, folder=folder, largest_file=largest_file)
+    def __call__(self, *arguments: object, **settings: Any) -> Answer:
+        """Run a command to its end. settings: those of `start`."""
+        self.start(*arguments, **settings)
         return self.wait()
 
-    def start(self, *arguments: object, folder: Path | None = None, largest_file: int | None = None) -> int:
-        """Start a command; returns its process id. `wait` must follow."""
+    def start(
+        self,
+        *arguments: object,
+        folder: Path | None = None,
+        largest_file: int | None = None,
+        processes: int = 1,
+        program: str = "",
+    ) -> int:
+        """Start a command; returns the id of its first process. `wait` must follow.
+
+        largest_file: bytes, the disk is full beyond them. processes: how many are launched together; the exit code is
+        the worst, the output that of the first. program: Python to run in place of the command line.
+        """
         job = {
             "arguments": [str(argument) for argument in arguments],
             "folder": str(folder or self._folder),
             "largest_file": largest_file,
+            "processes": processes,
+            "program": program,
+            "port": _free_port(),
             "out": str(self._out),
             "err": str(self._err),
         }

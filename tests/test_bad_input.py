@@ -170,9 +170,9 @@ def test_a_model_of_another_configuration_is_refused_and_the_key_is_named(shared
     assert cli("train", config).code == 0
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     for verb in ("train", "generate", "run"):
-        answer = cli(verb, config, "-s", "renderer.base.token_width=32")
+        answer = cli(verb, config, "-s", "renderer.base.fresh.token_width=32")
         assert answer.code == 2
-        assert "is trained with renderer.base.token_width 16, this configuration has 32" in answer.complaint
+        assert "is trained with renderer.base.fresh.token_width 16, this configuration has 32" in answer.complaint
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
     shutil.copytree(shared_tree, tmp_path / "other")

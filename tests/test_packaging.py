@@ -11,12 +11,15 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from fastsynth.bench_config import load_bench
 from fastsynth.config import dump_config, load_config, parse_config
 from fastsynth.run_config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 RUN_CONFIGS = sorted(
-    path for path in (ROOT / "configs").glob("*.yaml") if path.stem not in {"autoencoder", "base_pretrain"}
+    path
+    for path in (ROOT / "configs").glob("*.yaml")
+    if path.stem not in {"autoencoder", "base_pretrain"} and not path.stem.startswith(("bench_", "facades_"))
 )
 
 
@@ -88,6 +91,12 @@ def test_the_packages_import_without_torch():
 def test_every_shipped_config_is_valid(path):
     config = load_config(RunConfig, path)
     assert parse_config(RunConfig, yaml.safe_load(dump_config(config)), source=path.name) == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("bench_*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_table_is_valid(path):
+    table, runs = load_bench(path, [])
+    assert list(runs) == list(table.rows)
 
 
 def test_the_tested_versions_satisfy_the_requirements():

@@ -131,12 +131,12 @@ def test_a_run_with_a_model_refuses_other_training_settings_and_allows_other_sam
     path = run.model_folder / TRAINED_FROM
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(run.training_settings()))
-    for allowed in ("renderer.num_inference_steps=3", "renderer.training.save_every=7", "generate.count=3"):
+    for allowed in ("renderer.num_inference_steps=3", "generate.count=3"):
         open_run(allowed)
     for key, value in {
         "seed": 1,
         "renderer.crop_size": 64,
-        "renderer.base.token_width": 16,
+        "renderer.base.fresh.token_width": 16,
         "renderer.training.learning_rate": 0.1,
     }.items():
         with pytest.raises(ValueError, match=rf"is trained with {key} .*, this configuration has {value}; choose"):

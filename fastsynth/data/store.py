@@ -1,36 +1,52 @@
 """The synthetic training set on disk: an image tree, and one line of `manifest.jsonl` per sample.
 
     store.json                                  what the store was made from (its identity)
-    manifest.jsonl                              one JSON object per sample, written after the sample's files
+    manifest.jsonl, shards/                     one JSON object per sample, see `data.manifest`
     <category>/train/<defect>/<id>.png          the image
     <category>/ground_truth/<defect>/<id>_mask.png   0 outside, 255 inside
     <category>/classes/<defect>/<id>.png        class indices, only when a sample holds several classes
+    <category>/instances/<defect>/<id>.png      instance ids, only when a sample holds several instances
 
 A sample exists once its manifest line does. Whatever a kill leaves behind, opening the store again repairs, so
-the sealed store depends on the samples alone: not on order, interruptions, clocks or machines.
+the sealed store depends on the samples alone: not on order, interruptions, shards, clocks or machines.
+
+One process writes the whole store, or any number of them write one shard each: a shard adds its samples to the tree
+and its lines to a manifest of its own, and whoever opens the whole store next takes them over.
 """
 
-import errno
-import fcntl
-import json
-import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 
+from fastsynth.data.manifest import (
+    MANIFEST,
+    SHARDS,
+    Line,
+    Shard,
+    append_line,
+    dump_line,
+    manifest_files,
+    numbered_lines,
+    parse_line,
+    read_lines,
+    read_manifest,
+    shard_files,
+)
 from fastsynth.files import atomic_write, read_json, sha256_bytes, write_json
 from fastsynth.images import encode_png
+from fastsynth.locks import LOCK, Lock
 from fastsynth.types import Sample
 
-MANIFEST = "manifest.jsonl"
+__all__ = ["FILE_KEYS", "IDENTITY", "MANIFEST", "Identity", "Store", "append_line", "read_manifest", "sample_files"]
+
 IDENTITY = "store.json"
-LOCK = ".lock"
 TEMPORARY = ".tmp-"
-FILE_KEYS = ("image", "mask", "classes")
-"""Keys of a manifest line that name a file of the store; `classes` only where there are several."""
+FILE_KEYS = ("image", "mask", "classes", "instance_map")
+"""Keys of a manifest line that name a file of the store; the last two only where there are several."""
 SAMPLE_FILE = re.compile(r"\d{6,}(_mask)?\.png")
 
 
@@ -40,6 +56,7 @@ class Identity(TypedDict):
     model_sha256: None for renderers without a model.
     defects: class names in the order of their indices; a class-index PNG holds 1 for the first.
     gate_sha256: hash of the gate's settings; absent when every sample was kept.
+    notice: what every line and every export must say; absent when the data ask for nothing of the kind.
     """
 
     config_sha256: str
@@ -49,33 +66,50 @@ class Identity(TypedDict):
     version: str
     defects: list[str]
     gate_sha256: NotRequired[str]
+    notice: NotRequired[str]
 
 
 class Store:
-    """The one writer of a store folder; made by `Store.open`, closed by `with`."""
+    """The one writer of a store folder, or of one shard of it; made by `Store.open`, closed by `with`.
 
-    def __init__(self, folder: Path, *, identity: Identity, lock: int) -> None:
+    pending: id → raw line of a shard, of samples that wait for `adopt`; empty for a shard.
+    """
+
+    def __init__(self, folder: Path, *, identity: Identity, shard: Shard | None, locks: list[Lock]) -> None:
         self.folder = folder
         self.identity = identity
-        self._lock = lock
-        self._done = _repair(folder)
+        self.shard = shard
+        self.manifest = folder / MANIFEST if shard is None else folder / SHARDS / f"{shard.name}.jsonl"
+        self.pending: dict[int, bytes] = {}
+        self._locks = locks
+        if shard is None:
+            self._done, self.pending = _repair(folder)
+        else:
+            self._done = _repair_shard(folder, self.manifest)
 
     @classmethod
-    def open(cls, folder: Path, *, identity: Identity) -> Self:
+    def open(cls, folder: Path, *, identity: Identity, shard: Shard | None = None) -> Self:
         """Create the store, or reopen and repair it: a cut-off last line, temporary files, files without a line.
 
+        shard: write this part only, beside other shards; whoever repairs the whole store repairs the rest.
+
         Raises:
-            ValueError: made from something else, not a store, in use by another process, or damaged.
+            InUseError: another process writes the store, or this shard of it; a ValueError.
+            ValueError: made from something else, not a store, or damaged.
             OSError: the folder cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_foreign(folder)
-        lock = _lock(folder)
+        locks = [Lock(folder, shared=shard is not None)]
         try:
+            if shard is not None:
+                what = f"shard {shard.index}/{shard.count} of {folder}"
+                locks.append(Lock(folder / SHARDS, name=f"{shard.name}.lock", what=what))
             _settle_identity(folder, identity)
-            return cls(folder, identity=identity, lock=lock)
+            return cls(folder, identity=identity, shard=shard, locks=locks)
         except BaseException:
-            os.close(lock)
+            for lock in reversed(locks):
+                lock.release()
             raise
 
     def __enter__(self) -> Self:
@@ -86,15 +120,39 @@ class Store:
 
     def close(self) -> None:
         """Let another process write."""
-        os.close(self._lock)
+        for lock in reversed(self._locks):
+            lock.release()
 
     def done(self) -> set[int]:
-        """Ids of the samples that are complete."""
+        """Ids of the samples that are complete; for a shard those of all shards, for the store without the pending."""
         return set(self._done)
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """The manifest, line by line."""
-        return read_manifest(self.folder) if self._done else iter(())
+    def lines(self) -> Iterator[Line]:
+        """The manifest lines of the samples in `done`, one at a time."""
+        if not self._done:
+            return iter(())
+        return read_lines(self.folder, [self.manifest] if self.shard is None else manifest_files(self.folder))
+
+    def adopt(self, lines: Mapping[int, bytes]) -> None:
+        """Take over pending samples: id → raw manifest line. Their files are in place."""
+        append_line(self.manifest, b"".join(lines.values()))
+        for sample_id in lines:
+            del self.pending[sample_id]
+            self._done.add(sample_id)
+
+    def disown(self, sample_id: int) -> None:
+        """Remove a pending sample."""
+        line = parse_line(self.pending.pop(sample_id))
+        assert line is not None
+        for key in FILE_KEYS:
+            if key in line:
+                (self.folder / line[key]).unlink(missing_ok=True)
+
+    def drop_shards(self) -> None:
+        """Forget the shards' manifests: everything in them is taken over."""
+        assert self.shard is None
+        assert not self.pending
+        shutil.rmtree(self.folder / SHARDS, ignore_errors=True)
 
     def write(
         self,
@@ -105,8 +163,8 @@ class Store:
         source_sha256: str,
         extra: Mapping[str, Any],
         gate: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Store one sample: its files, then its manifest line.
+    ) -> Line:
+        """Store one sample: its files, then its manifest line, which it returns.
 
         source_sha256: of the file `sample.layout.source`, the background.
         extra: further keys of the line (JSON values).
@@ -120,7 +178,7 @@ class Store:
             raise ValueError(f"{self.folder}: sample {sample_id:06d} is already stored; skip the ids in done()")
         checks = {**_check(sample), "gate": None if gate is None else dict(gate)}
         files = self._encode(f"{sample_id:06d}", sample, category)
-        line = {
+        line: Line = {
             "id": f"{sample_id:06d}",
             "category": category,
             "defect": sample.layout.defect,
@@ -137,23 +195,35 @@ class Store:
             "model_sha256": self.identity["model_sha256"],
             "version": self.identity["version"],
         }
+        if "notice" in self.identity:
+            line["notice"] = self.identity["notice"]
         for key, (path, data) in files.items():
             line |= {key: path, f"{key}_sha256": sha256_bytes(data)}
         if taken := sorted(extra.keys() & line.keys()):
             raise ValueError(f"extra keys {taken} belong to the manifest; rename them")
-        text = json.dumps({**extra, **line}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        line = {**extra, **line}
+        raw = dump_line(line)
 
         for path, data in files.values():
             atomic_write(self.folder / path, data)
-        append_line(self.folder / MANIFEST, (text + "\n").encode())
+        append_line(self.manifest, raw)
         self._done.add(sample_id)
+        self.pending.pop(sample_id, None)
+        return line
 
     def seal(self) -> None:
         """Sort the manifest by id: the same samples now make the same bytes, however they came in."""
-        if self._done:
-            lines = (self.folder / MANIFEST).read_bytes().splitlines(keepends=True)
-            lines.sort(key=lambda line: int(json.loads(line)["id"]))
-            atomic_write(self.folder / MANIFEST, b"".join(lines))
+        last = -1
+        for line in self.lines():
+            number = int(line["id"])
+            if number < last:
+                break
+            last = number
+        else:
+            return  # sorted already, and never held in memory
+        lines = self.manifest.read_bytes().splitlines(keepends=True)
+        lines.sort(key=lambda raw: int((parse_line(raw) or {})["id"]))
+        atomic_write(self.manifest, b"".join(lines))
 
     def _encode(self, name: str, sample: Sample, category: str) -> dict[str, tuple[str, bytes]]:
         """Relative path and PNG bytes of each file of the sample."""
@@ -168,36 +238,10 @@ class Store:
         if len({instance.defect for instance in sample.layout.instances}) > 1:
             classes = class_map(sample, defects=self.identity["defects"])
             files["classes"] = (f"{category}/classes/{defect}/{name}.png", encode_png(classes))
+        if len(sample.layout.instances) > 1:
+            ids = sample.layout.instance_map()
+            files["instance_map"] = (f"{category}/instances/{defect}/{name}.png", encode_png(ids))
         return files
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Append a line and fsync. Raises OSError when the disk is full; then the file is as before."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(handle).st_size
-        if os.write(handle, line) < len(line):
-            os.ftruncate(handle, size)
-            raise OSError(errno.ENOSPC, "disk full; free some space and run the same command again", str(path))
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_manifest(folder: Path) -> Iterator[dict[str, Any]]:
-    """The manifest lines of the store in `folder`, one at a time. Takes no lock: for those who only read.
-
-    Raises FileNotFoundError when there is no manifest, ValueError for a line that is not JSON.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; {folder} holds no samples yet, generate some first")
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            line = _parse(raw)
-            if line is None:
-                raise ValueError(f"{path}:{number}: not a manifest line; run the command that writes it again")
-            yield line
 
 
 def class_map(sample: Sample, *, defects: list[str]) -> np.ndarray:
@@ -241,6 +285,7 @@ def _instances(sample: Sample) -> list[dict[str, Any]]:
             "bbox": list(instance.bbox),
             "area": instance.area,
             "mask_source": instance.shape_source,
+            "severity": instance.severity,
         }
         for instance in sample.layout.instances
     ]
@@ -250,27 +295,16 @@ def _refuse_foreign(folder: Path) -> None:
     """A folder of somebody else's files must not become a store: repairing deletes."""
     if (folder / IDENTITY).is_file():
         return
-    others = sorted(p.name for p in folder.iterdir() if p.name != LOCK and not p.name.startswith(TEMPORARY))
+    ours = (LOCK, SHARDS)
+    others = sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith(TEMPORARY))
     if others:
         raise ValueError(f"{folder} is not a store (it holds {others[0]} but no {IDENTITY}); choose another folder")
-
-
-def _lock(folder: Path) -> int:
-    """An open handle that keeps other writers out until it is closed or the process ends."""
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise ValueError(f"{folder} is being written by another process; wait for it or stop it") from None
-    return handle
 
 
 def _settle_identity(folder: Path, identity: Identity) -> None:
     path = folder / IDENTITY
     if not path.is_file():
         write_json(path, identity)
-        return
     stored = read_json(path)
     for key in sorted(identity.keys() | stored.keys()):
         if stored.get(key) != identity.get(key):
@@ -280,43 +314,74 @@ def _settle_identity(folder: Path, identity: Identity) -> None:
             )
 
 
-def _repair(folder: Path) -> set[int]:
-    """Make files and manifest agree; returns the ids of the complete samples."""
+def _repair(folder: Path) -> tuple[set[int], dict[int, bytes]]:
+    """Make files and manifests agree; returns the ids of the complete samples and the raw lines of the pending ones."""
     for stray in folder.rglob(f"{TEMPORARY}*"):
         stray.unlink()
     path = folder / MANIFEST
-    raws = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    kept, listed, done = [], set(), set()
-    for number, raw in enumerate(raws, start=1):
-        line = _parse(raw)
-        if line is None and number < len(raws):
-            raise ValueError(f"{path}:{number}: not a manifest line; restore it, or delete {folder} to start over")
-        files = {line[key] for key in FILE_KEYS if key in line} if line else set()
-        # a line may outlive its files when the power fails: make that sample again
-        if line and all((folder / file).is_file() for file in files):
-            kept.append(raw)
-            listed |= files
-            done.add(int(line["id"]))
-    if len(kept) < len(raws):
-        atomic_write(path, b"".join(kept))
+    done, listed = _repair_lines(folder, path)
+    pending: dict[int, bytes] = {}
+    for shard in shard_files(folder):
+        for raw in shard.read_bytes().splitlines(keepends=True):
+            line = parse_line(raw)
+            if line and int(line["id"]) not in done and _files_exist(folder, line):
+                pending[int(line["id"])] = raw
+                listed |= _files(line)
     for file in sample_files(folder):
         if SAMPLE_FILE.fullmatch(file.name) and file.relative_to(folder).as_posix() not in listed:
             file.unlink()
-    return done
+    return done, pending
+
+
+def _repair_shard(folder: Path, own: Path) -> set[int]:
+    """Repair the shard's own manifest; returns the ids of the complete samples of all manifests.
+
+    Other files are left alone: their writers may be at work.
+    """
+    done, _ = _repair_lines(folder, own)
+    others = [path for path in (folder / MANIFEST, *shard_files(folder)) if path.is_file() and path != own]
+    found = (line for _, line in numbered_lines(others) if line and _files_exist(folder, line))
+    return done | {int(line["id"]) for line in found}
+
+
+def _repair_lines(folder: Path, path: Path) -> tuple[set[int], set[str]]:
+    """Drop the lines of a manifest that hold nothing; returns ids and files of the others.
+
+    Raises ValueError for a damaged line in the middle: that was no interruption.
+    """
+    if not path.is_file():
+        return set(), set()
+    done: set[int] = set()
+    listed: set[str] = set()
+    empty: set[int] = set()
+    damaged = 0
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if damaged:
+                raise ValueError(f"{path}:{damaged}: not a manifest line; restore it, or delete {folder} to start over")
+            line = parse_line(raw)
+            # a line may outlive its files when the power fails: make that sample again
+            if line and _files_exist(folder, line):
+                listed |= _files(line)
+                done.add(int(line["id"]))
+            else:
+                empty.add(number)
+                damaged = 0 if line else number
+    if empty:
+        raws = path.read_bytes().splitlines(keepends=True)
+        atomic_write(path, b"".join(raw for number, raw in enumerate(raws, start=1) if number not in empty))
+    return done, listed
+
+
+def _files(line: Line) -> set[str]:
+    return {line[key] for key in FILE_KEYS if key in line}
+
+
+def _files_exist(folder: Path, line: Line) -> bool:
+    return all((folder / file).is_file() for file in _files(line))
 
 
 def sample_files(folder: Path) -> Iterator[Path]:
     """Every file where only files of samples belong."""
-    for part in ("train", "ground_truth", "classes"):
+    for part in ("train", "ground_truth", "classes", "instances"):
         yield from (path for path in folder.glob(f"*/{part}/*/*") if path.is_file())
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    """The line, or None if it is cut off or damaged."""
-    if not raw.endswith(b"\n"):
-        return None
-    try:
-        line = json.loads(raw)
-    except ValueError:
-        return None
-    return line if isinstance(line, dict) and "id" in line else None

@@ -66,9 +66,12 @@ def build_scheduler(*, kernel: str, spacing: str, solver_order: int) -> AIASSche
     )
 
 
-def latent_mask(mask_image: Tensor) -> Tensor:
-    """(B, 1, H, W) of 0 and 1 to (B, 1, h, w): 1 where any pixel of the cell is inside, so that thin masks survive."""
-    return functional.max_pool2d(mask_image, DOWNSAMPLING)
+def latent_mask(mask_image: Tensor, *, cell: int = DOWNSAMPLING) -> Tensor:
+    """(B, 1, H, W) of 0 and 1 to (B, 1, h, w): 1 where any pixel of the cell is inside, so that thin masks survive.
+
+    cell: pixels along one side of a latent cell.
+    """
+    return functional.max_pool2d(mask_image, cell)
 
 
 def unet_input(noisy: Tensor, background: Tensor, mask_image: Tensor) -> Tensor:

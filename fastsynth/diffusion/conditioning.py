@@ -32,11 +32,7 @@ class DefectTokens(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, pairs: Sequence[Sequence[str]], num_tokens: int = 8, cross_attention_dim: int = 256) -> None:
         super().__init__()
-        known = [tuple(pair) for pair in pairs]
-        if not known or len(set(known)) != len(known) or any(len(pair) != 2 for pair in known):
-            raise ValueError(f"pairs are {list(pairs)}; pass each [category, defect] once, at least one")
-        normals = dict.fromkeys((category, NORMAL) for category, _ in known)
-        self.entries = [*known, *(pair for pair in normals if pair not in known)]
+        self.entries = known_entries(pairs)
         self.tokens = nn.Parameter(torch.empty(len(self.entries), num_tokens, cross_attention_dim))
         self.reset(torch.Generator().manual_seed(0))
 
@@ -47,12 +43,7 @@ class DefectTokens(ModelMixin, ConfigMixin):
 
     def index(self, category: str, defect: str) -> int:
         """Row of a pair. Raises ValueError that names the closest known pair, or all of them."""
-        if (category, defect) in self.entries:
-            return self.entries.index((category, defect))
-        names = ["/".join(pair) for pair in self.entries]
-        close = difflib.get_close_matches(f"{category}/{defect}", names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known pairs: {', '.join(names)}"
-        raise ValueError(f"the model was not trained on {category}/{defect}; {hint}")
+        return row_of(self.entries, category, defect)
 
     def forward(self, indices: Tensor) -> Tensor:
         """(B, k, D) tokens for cross-attention, from (B,) int64 rows as `index` returns them."""
@@ -61,3 +52,25 @@ class DefectTokens(ModelMixin, ConfigMixin):
     def pooled(self, indices: Tensor) -> Tensor:
         """(B, D), the mean token: the class embedding of FARM."""
         return self.tokens[indices].mean(dim=1)
+
+
+def known_entries(pairs: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """The pairs, then (category, "good") of every category that has none yet.
+
+    Raises ValueError if `pairs` is empty, repeats itself or holds something other than two names.
+    """
+    known = [(pair[0], pair[-1]) for pair in pairs if len(pair) == 2]
+    if not known or len(set(known)) != len(pairs):
+        raise ValueError(f"pairs are {list(pairs)}; pass each [category, defect] once, at least one")
+    normals = dict.fromkeys((category, NORMAL) for category, _ in known)
+    return [*known, *(pair for pair in normals if pair not in known)]
+
+
+def row_of(entries: Sequence[tuple[str, str]], category: str, defect: str) -> int:
+    """Place of a pair among the entries. Raises ValueError that names the closest known pair, or all of them."""
+    if (category, defect) in entries:
+        return entries.index((category, defect))
+    names = ["/".join(pair) for pair in entries]
+    close = difflib.get_close_matches(f"{category}/{defect}", names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known pairs: {', '.join(names)}"
+    raise ValueError(f"the model was not trained on {category}/{defect}; {hint}")

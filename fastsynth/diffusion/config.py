@@ -1,25 +1,36 @@
 """Settings of the FAST renderer and of its training. No torch."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from fastsynth.config import Config
+from fastsynth.diffusion.pretrained.config import PretrainedBaseConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class BaseConfig(Config):
-    """The latent diffusion model FAST stands on; the compact one is trained on the user's own data."""
+class UNetConfig(Config):
+    """Shape of a UNet that starts with fresh weights, and of its tokens."""
 
-    autoencoder: Path | None = None
-    """Folder of a saved autoencoder; null takes the one that ships with the package."""
     block_out_channels: tuple[Positive, ...] = (128, 192)
     layers_per_block: Positive = 2
     tokens_per_defect: Positive = 4
     token_width: Positive = 128
+
+
+class BaseConfig(Config):
+    """The compact latent diffusion model FAST stands on."""
+
+    autoencoder: Path | None = None
+    """Folder of a saved autoencoder; null takes the one that ships with the package."""
+    pretrained: Literal["bundled"] | Path | None = None
+    """What the training on the user's data starts from: the base that ships with the package, the folder of another
+    one, or null, fresh weights."""
+    fresh: UNetConfig = UNetConfig()
+    """The UNet where nothing is pretrained."""
 
 
 class FASTTrainingConfig(Config):
@@ -43,13 +54,30 @@ class FASTTrainingConfig(Config):
     normal_share: Share = 0.2
     """Share of normal crops in a batch."""
     save_every: Positive = 100
+    """Steps between checkpoints, at which held-out defects are judged too."""
+    unet: Literal["frozen", "lora", "full"] = "full"
+    """What of the UNet learns: nothing, low-rank corrections (extra `pretrained`), or all; FARM and tokens do."""
+    lora_rank: Positive = 16
+    """Rank of the corrections with unet lora."""
+    patience: Positive | None = 4
+    """Stop after this many judgements of the validation defects without a better one; null trains to the end. The
+    weights that did best on them are kept either way."""
+
+
+def _base_kind(section: Any) -> str:
+    """A `base` that names no kind is the compact one."""
+    return str(section.get("kind", "compact") if isinstance(section, dict) else getattr(section, "kind", "compact"))
 
 
 class FASTConfig(Config):
     """`renderer` section of a run with `kind: fast`."""
 
     kind: Literal["fast"] = "fast"
-    base: BaseConfig = BaseConfig()
+    base: Annotated[
+        Annotated[BaseConfig, Tag("compact")] | Annotated[PretrainedBaseConfig, Tag("diffusers")],
+        Discriminator(_base_kind),
+    ] = BaseConfig()
+    """The compact base, or with `kind: diffusers` a large pretrained one."""
     training: FASTTrainingConfig = FASTTrainingConfig()
     crop_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
     """Side of the model's square input in pixels."""

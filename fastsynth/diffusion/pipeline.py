@@ -5,9 +5,9 @@ the model's size; `renderer.FASTRenderer` cuts them out of images of any size an
 B batch, C latent channels, H W picture size, h = H/8, w = W/8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from fastsynth.diffusion.farm import FARM
 Start = Literal["noise", "farm", "exemplar"]
 Generators = torch.Generator | list[torch.Generator]
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(x_t (B, C, h, w), t) → what the UNet predicts, of the scheduler's prediction type."""
 
 
 @dataclass
@@ -53,6 +55,40 @@ class FASTPipeline(DiffusionPipeline):
     def size(self) -> int:
         """Side in pixels of the squares the UNet was trained on."""
         return int(self.unet.config["sample_size"]) * 8
+
+    @property
+    def encoder(self) -> Any:
+        """For whoever encodes many pictures once: has a `device`, and `encode(pictures).latents`."""
+        return self.vae
+
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """Number format of the trajectory."""
+        return self.unet.dtype
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, C, h, w)."""
+        latents: Tensor = self.vae.encode(pictures).latents
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, H, W) in [-1, 1]."""
+        pictures: Tensor = self.vae.decode(latents).sample
+        return pictures
+
+    def latent_mask(self, mask_image: Tensor) -> Tensor:
+        """(B, 1, H, W) to (B, 1, h, w), 1 wherever any pixel is."""
+        return latent_mask(mask_image)
+
+    def denoiser(self, background: Tensor, mask_image: Tensor, rows: Tensor) -> Denoiser:
+        """What the UNet makes of a noisy latent and its timestep, in front of these backgrounds."""
+        tokens = self.tokens(rows)
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            output: Tensor = self.unet(unet_input(x, background, mask_image), t, tokens).sample
+            return output
+
+        return denoise
 
     @torch.no_grad()
     def __call__(
@@ -108,10 +144,10 @@ class FASTPipeline(DiffusionPipeline):
             [self.tokens.index(c, d) for c, d in zip(_each(category, count), _each(defect, count), strict=True)]
         )
 
-        device, dtype = self.unet.device, self.unet.dtype
+        device, dtype = self._execution_device, self.latent_dtype
         pictures, masks = pictures.to(device, dtype), (masks > 0.5).to(device, dtype)
-        background = self.vae.encode(pictures).latents
-        guess = None if exemplars is None else self.vae.encode(exemplars.to(device, dtype)).latents
+        background = self.encode(pictures)
+        guess = None if exemplars is None else self.encode(exemplars.to(device, dtype))
         latents = self.sample(
             background,
             masks,
@@ -132,7 +168,7 @@ class FASTPipeline(DiffusionPipeline):
 
         All (B, ...). Detail = source - decode(encode(source)), so latents equal to the source's give the source.
         """
-        decoded, smoothed = self.vae.decode(torch.cat([latents, source_latents])).sample.chunk(2)
+        decoded, smoothed = self.decode(torch.cat([latents, source_latents])).chunk(2)
         return decoded + (source - smoothed)
 
     @torch.no_grad()
@@ -154,8 +190,9 @@ class FASTPipeline(DiffusionPipeline):
         background: (B, C, h, w) latents of the normal pictures. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
         guess: (B, C, h, w) latents of the exemplars, or None. Returns (B, C, h, w).
         """
-        mask = latent_mask(mask_image)
-        tokens, pooled = self.tokens(rows), self.tokens.pooled(rows)
+        mask = self.latent_mask(mask_image)
+        pooled = self.tokens.pooled(rows) if self.farm.config["class_embed_dim"] is not None else None
+        denoise = self.denoiser(background, mask_image, rows)
 
         def reconstruct(x: Tensor, t: Tensor) -> Tensor:
             return self.farm(x, mask, t.expand(len(x)).to(x.device), pooled)
@@ -178,8 +215,7 @@ class FASTPipeline(DiffusionPipeline):
             if farm == "input":
                 alpha_bar = self.scheduler.alphas_cumprod[t].to(x)
                 x_in = farm_input(x, reconstruct(x, t), mask, alpha_bar, noise())
-            velocity = self.unet(unet_input(x_in, background, mask_image), t, tokens).sample
-            x_0 = self.scheduler.predict_original(velocity, t, x_in)
+            x_0 = self.scheduler.predict_original(denoise(x_in, t), t, x_in)
             x_0 = mask * x_0 + (1 - mask) * background
             x = self.scheduler.step_original(x_0, t, x, generator)
         return x

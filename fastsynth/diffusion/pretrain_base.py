@@ -17,6 +17,7 @@ from pydantic import Field
 from fastsynth.config import Config, load_config
 from fastsynth.data.surfaces import draw_surface, free_pictures
 from fastsynth.diffusion.building import new_pipeline
+from fastsynth.diffusion.bundle import save_base
 from fastsynth.diffusion.conditioning import NORMAL
 from fastsynth.diffusion.config import BaseConfig, FASTTrainingConfig
 from fastsynth.diffusion.defects import KINDS, draw_defect, draw_foreground
@@ -63,11 +64,16 @@ def base_views(*, count: int, size: int, sound: bool, rng: np.random.Generator) 
 
 
 def pretrain(config: BasePretrainConfig) -> Path:
-    """Train, or continue, below `config.output`; returns the folder of the saved pipeline."""
+    """Train, or continue, below `config.output`; returns the folder of the saved pipeline, beside which lies `bundle`.
+
+    The bundle is what ships, and what `base.pretrained` takes.
+    """
     training = config.training
     pipeline = new_pipeline(
         [(CATEGORY, kind) for kind in KINDS],
-        **config.base.model_dump(),
+        autoencoder=config.base.autoencoder,
+        pretrained=config.base.pretrained,
+        fresh=config.base.fresh,
         size=config.crop_size,
         kernel="exact",
         spacing="logsnr",
@@ -82,7 +88,7 @@ def pretrain(config: BasePretrainConfig) -> Path:
             views = base_views(count=count, size=config.crop_size, sound=name == "sound", rng=rng)
             encode_views(views, pipeline.vae, pipeline.tokens, total=count).save(path)
         encoded.append(EncodedViews.load(path))
-    seconds = train_fast(
+    result = train_fast(
         pipeline,
         *encoded,
         output=config.output,
@@ -90,9 +96,10 @@ def pretrain(config: BasePretrainConfig) -> Path:
         log=lambda values: None,
         **training.model_dump(exclude={"defect_crops", "normal_crops"}),
     )
+    save_base(pipeline, config.output / "bundle")
     folder = config.output / "model"
     pipeline.save_pretrained(folder)
-    write_json(folder / "training.json", {"steps": training.max_train_steps, "minutes": round(seconds / 60, 1)})
+    write_json(folder / "training.json", {"steps": training.max_train_steps, "minutes": round(result.seconds / 60, 1)})
     return folder
 
 

@@ -11,7 +11,7 @@ import torch
 from fastsynth.diffusion.pipeline import FASTPipeline, Start
 from fastsynth.layouts.crop import Crop, ValueRange, add_change, crop_around, cut, mask_to_model, paste, to_model
 from fastsynth.layouts.exemplar import ExemplarBank, instance_mask
-from fastsynth.types import Instance, Layout, Sample, sample_seed
+from fastsynth.types import Instance, Layout, Sample, instance_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,10 @@ class FASTRenderer:
     def render(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Sample]:
         """One sample per layout; outside its instances' masks the image is the background, bit for bit."""
         jobs = [
-            [self._job(layout, instance, sample_seed(seed, instance.id)) for instance in layout.instances]
+            [
+                self._job(layout, instance, instance_seed(instance, seed, renderer=self.name))
+                for instance in layout.instances
+            ]
             for layout, seed in zip(layouts, seeds, strict=True)
         ]
         changes = iter(self._draw(list(itertools.chain.from_iterable(jobs))))

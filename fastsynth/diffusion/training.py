@@ -10,27 +10,44 @@ its error into that of x̂_0: the plain velocity error would explode at low nois
 hardly any noise. The noise that goes into x' is drawn afresh, as it will be at sampling.
 """
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastsynth.checkpoints import load_checkpoint, save_checkpoint
+from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
+from fastsynth.diffusion.adapting import (
+    HeldOutJudge,
+    TrainedUNet,
+    averaged,
+    choose_trained,
+    merge_lora,
+    trained_parameters,
+)
 from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.base import farm_input, latent_mask, unet_input
-from fastsynth.diffusion.losses import FASTLoss, fast_loss
+from fastsynth.diffusion.losses import FASTLoss, fast_loss, foreground_loss
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.progress import Progress
 from fastsynth.diffusion.views import EncodedViews
+from fastsynth.parallel import gather_batch, own_slice
+from fastsynth.stopping import gentle_stop
 
 FARM_SHARE = 0.5
 """Share of the samples in which FARM rewrites the UNet's input, so that it can be left out at sampling too."""
+
+HELD_OUT_SEED = 0x5EED
+"""Of the noise that held-out defects are judged at: the same for every run, so that their losses compare."""
 
 
 class TrainedParts(nn.Module):
@@ -57,6 +74,37 @@ class TrainedParts(nn.Module):
         return {"prediction": weight * velocity, "target": weight * target, "reconstruction": reconstruction}
 
 
+def _adamw(parts: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW((p for p in parts.parameters() if p.requires_grad), learning_rate, weight_decay=0.01)
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What of the training depends on the base; the defaults are the compact one's.
+
+    build_parts: the pipeline's parts as one module, called as `TrainedParts` is, once it is chosen what learns.
+    build_optimizer: of the parts and the learning rate. schedule: as diffusers names it.
+    before_merge: called with the trained weights in place, before low-rank corrections are added to what they correct.
+    """
+
+    build_parts: Callable[[Any], nn.Module] = TrainedParts
+    build_optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = _adamw
+    schedule: str = "cosine"
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    before_merge: Callable[[], None] | None = None
+
+
+COMPACT = TrainingSetup()
+
+
+class TrainingResult(NamedTuple):
+    """seconds of training over all sittings; steps behind the kept weights; their held-out loss, if there was any."""
+
+    seconds: float
+    steps: int
+    held_out_loss: float | None
+
+
 class TrainingNoise:
     """Everything random in a step, drawn on the CPU from the run's seed and the step's number."""
 
@@ -75,6 +123,13 @@ class TrainingNoise:
         for name, value in vars(self).items():
             setattr(self, name, value.to(device))
         return self
+
+    def part(self, samples: slice) -> "TrainingNoise":
+        """That of some of the batch's samples."""
+        part = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(part, name, value[samples])
+        return part
 
 
 def train_fast(
@@ -95,46 +150,63 @@ def train_fast(
     normal_share: float,
     save_every: int,
     log: Callable[[dict[str, float]], None],
-) -> float:
-    """Train to `max_train_steps`, continuing from the last checkpoint below `output`; returns seconds of training.
+    unet: TrainedUNet = "full",
+    lora_rank: int = 16,
+    held_out: EncodedViews | None = None,
+    patience: int | None = None,
+    setup: TrainingSetup = COMPACT,
+) -> TrainingResult:
+    """Train to `max_train_steps`, continuing from the last checkpoint below `output`.
 
-    The pipeline ends up with the averaged weights. `log` gets step and losses every 10 steps.
+    The pipeline ends up with the averaged weights: the last ones, or with `held_out` those with the least loss inside
+    its masks, judged every `save_every` steps; `patience` judgements without a better one end the training.
+    `log` gets step and losses every 10 steps, and the held-out loss at every judgement. Asked to stop, it finishes
+    the step, saves it and raises KeyboardInterrupt. Several processes share each batch; the weights are the same.
     """
-    accelerator = Accelerator(cpu=pipeline.device.type == "cpu")
-    parts = TrainedParts(pipeline).requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(parts.parameters(), learning_rate, weight_decay=0.01)
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_train_steps)
+    if setup.mixed_precision is not None:
+        _forget_precision()
+    accelerator = Accelerator(cpu=pipeline.device.type == "cpu", mixed_precision=setup.mixed_precision)
+    choose_trained(pipeline, unet=unet, lora_rank=lora_rank, seed=seed)
+    parts = setup.build_parts(pipeline).train()
+    optimizer = setup.build_optimizer(parts, learning_rate)
+    schedule = get_scheduler(
+        setup.schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_train_steps
+    )
     parts, optimizer, schedule = accelerator.prepare(parts, optimizer, schedule)
-    ema = EMAModel(parts.parameters(), decay=ema_decay)
+    plain, own = accelerator.unwrap_model(parts), own_slice(accelerator, batch_size)
+    ema = EMAModel(trained_parameters(parts), decay=ema_decay)
     ema.to(accelerator.device)
-    progress = Progress()
-    accelerator.register_for_checkpointing(ema, progress)
+    progress, judge = Progress(), HeldOutJudge()
+    accelerator.register_for_checkpointing(ema, progress, *([judge] if held_out else []))
     load_checkpoint(accelerator, output)
 
     scheduler = pipeline.scheduler
-    with tqdm(total=max_train_steps, initial=progress.step, desc="train FAST") as bar:
-        while progress.step < max_train_steps:
+    hidden = not accelerator.is_main_process
+    with (
+        tqdm(total=max_train_steps, initial=progress.step, desc="train FAST", disable=hidden) as bar,
+        gentle_stop() as stop,
+    ):
+        while progress.step < max_train_steps and not judge.exhausted(patience):
             rng = np.random.default_rng((seed, progress.step))
             latents, mask_image, rows = _draw(defects, normals, batch_size, normal_share, rng)
             noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=seed, step=progress.step)
             latents, mask_image = latents.to(accelerator.device), mask_image.to(accelerator.device)
-            output_of_step = parts(
-                latents, mask_image, rows.to(accelerator.device), scheduler, noise.to(accelerator.device)
-            )
+            rows, noise = rows.to(accelerator.device), noise.to(accelerator.device)
+            output_of_step = parts(latents[own], mask_image[own], rows[own], scheduler, noise.part(own))
             loss: FASTLoss = fast_loss(
-                **output_of_step,
+                **{name: gather_batch(accelerator, value) for name, value in output_of_step.items()},
                 latents=latents,
-                mask=latent_mask(mask_image),
+                mask=latent_mask(mask_image, cell=mask_image.shape[-1] // latents.shape[-1]),
                 denoise_weight=denoising_weight,
                 farm_weight=farm_weight,
                 foreground_weight=foreground_weight,
             )
-            accelerator.backward(loss.total)
+            accelerator.backward(accelerator.num_processes * loss.total)
             accelerator.clip_grad_norm_(parts.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            ema.step(parts.parameters())
+            ema.step(trained_parameters(parts))
 
             progress.step += 1
             bar.update()
@@ -142,11 +214,46 @@ def train_fast(
                 shown = {"denoise": loss.denoise.item(), "farm": loss.farm.item()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
                 log({"step": progress.step, **shown})
-            if progress.step % save_every == 0:
+            if held_out is not None and (progress.step % save_every == 0 or progress.step == max_train_steps):
+                with averaged(plain, ema):
+                    loss_held_out = held_out_loss(plain, held_out, scheduler, batch_size=batch_size)
+                    judge.note(plain, loss_held_out, step=progress.step)
+                log({"step": progress.step, "held_out": loss_held_out})
+            stopped = asked_to_stop(accelerator, stop)
+            if stopped or progress.step % save_every == 0:
                 save_checkpoint(accelerator, output, step=progress.step)
-    ema.copy_to(parts.parameters())
+            if stopped:
+                raise KeyboardInterrupt
+    ema.copy_to(trained_parameters(parts))
+    if judge.best:
+        judge.restore(plain)
+    if setup.before_merge is not None and accelerator.is_main_process:
+        setup.before_merge()
     parts.eval().requires_grad_(False)
-    return progress.seconds
+    merge_lora(pipeline.unet)
+    if setup.mixed_precision is not None:
+        _forget_precision()
+    return TrainingResult(progress.seconds, int(judge.best.get("step", progress.step)), judge.best.get("loss"))
+
+
+def _forget_precision() -> None:
+    """accelerate keeps the first precision for the whole process: segmenters would be trained in that of the base."""
+    AcceleratorState._reset_state()
+
+
+@torch.no_grad()
+def held_out_loss(parts: nn.Module, views: EncodedViews, scheduler: AIASScheduler, *, batch_size: int) -> float:
+    """Mean squared error inside the masks, of predictions at fixed noise, over all views."""
+    losses = []
+    device = next(parts.parameters()).device
+    for start in range(0, len(views), batch_size):
+        picks = np.arange(start, min(start + batch_size, len(views)))
+        latents, mask_image, rows = (tensor.to(device) for tensor in views.batch(picks))
+        noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=HELD_OUT_SEED, step=start)
+        output = parts(latents, mask_image, rows, scheduler, noise.to(device))
+        mask = latent_mask(mask_image, cell=mask_image.shape[-1] // latents.shape[-1])
+        losses.append(foreground_loss(output["prediction"], output["target"], mask=mask))
+    return float(torch.cat(losses).mean())
 
 
 def _draw(

@@ -15,6 +15,7 @@ from fastsynth.layouts.layout import add_instance
 from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, split_parts
 from fastsynth.layouts.placement import object_region, place
 from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
+from fastsynth.layouts.severity import size_factor
 from fastsynth.types import Layout, Warp
 
 ATTEMPTS = 16
@@ -40,6 +41,8 @@ class LayoutConfig(Config):
     """Kinds of procedural shapes by defect type; a type that is not named gets kinds like its real masks."""
     scale_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.7, 1.3)
     """Size of a drawn shape as a multiple of the real one."""
+    severity_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (1.0, 1.0)
+    """Severity s of an image's defects, drawn evenly by ratio: s times the area, √s times the contrast."""
     rotation_range: tuple[Annotated[float, Field(ge=-180)], Annotated[float, Field(le=180)]] = (-20.0, 20.0)
     """Degrees, counter-clockwise."""
     flip: bool = True
@@ -61,7 +64,7 @@ class LayoutConfig(Config):
     position_jitter: Annotated[float, Field(ge=0, le=1)] = 0.05
     """How near: standard deviation as a share of the image."""
 
-    @field_validator("scale_range", "rotation_range", "thickness_range", "instances_range")
+    @field_validator("scale_range", "severity_range", "rotation_range", "thickness_range", "instances_range")
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
         if value[0] > value[1]:
@@ -93,6 +96,7 @@ class LayoutSampler:
         procedural_share: float,
         procedural_kinds: Mapping[str, Sequence[Kind]] | None,
         scale_range: tuple[float, float],
+        severity_range: tuple[float, float],
         rotation_range: tuple[float, float],
         flip: bool,
         elastic: float,
@@ -107,10 +111,11 @@ class LayoutSampler:
         parts: dict[str, list[RealPart]] = {}
         for mask in real_masks:
             parts.setdefault(mask.defect, []).extend(split_parts(mask))
-        self.parts = {defect: _without_crumbs(found) for defect, found in parts.items() if found}
+        self.parts = {defect: without_crumbs(found) for defect, found in parts.items() if found}
         self.procedural_share = procedural_share
         self.procedural_kinds = dict(procedural_kinds or {})
         self.scale_range = scale_range
+        self.severity_range = severity_range
         self.rotation_range = rotation_range
         self.flip = flip
         self.elastic = elastic
@@ -141,9 +146,10 @@ class LayoutSampler:
         layout = Layout(background, source, category)
         region = object_region(background) if region is None else region
         occupied = np.zeros(layout.size, bool)
+        severity = self._severity(rng)
         for number in range(int(rng.integers(*self.instances_range, endpoint=True))):
             name = defect if self.same_class or number == 0 else str(rng.choice(sorted({*self.parts, defect})))
-            extended = self._with_instance(layout, name, region, occupied, rng)
+            extended = self._with_instance(layout, name, region, occupied, rng, severity=severity)
             if extended is None:
                 break
             layout = extended
@@ -157,12 +163,25 @@ class LayoutSampler:
             )
         return layout
 
+    def _severity(self, rng: np.random.Generator) -> float:
+        """Nothing is drawn from `rng` for a range of one value."""
+        low, high = self.severity_range
+        return low if low == high else float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
     def _with_instance(
-        self, layout: Layout, defect: str, region: np.ndarray, occupied: np.ndarray, rng: np.random.Generator
+        self,
+        layout: Layout,
+        defect: str,
+        region: np.ndarray,
+        occupied: np.ndarray,
+        rng: np.random.Generator,
+        *,
+        severity: float,
     ) -> Layout | None:
         """`layout` and one more instance on pixels that are not `occupied`, or None when nothing fits."""
         for attempt in range(ATTEMPTS):
-            candidate = self._candidate(defect, layout.size, SHRINK ** (attempt // 2), rng)
+            shrink = size_factor(severity) * SHRINK ** (attempt // 2)
+            candidate = self._candidate(defect, layout.size, shrink, rng)
             position = place(
                 candidate.mask,
                 region,
@@ -183,6 +202,7 @@ class LayoutSampler:
                     top=position[1],
                     warp=candidate.warp,
                     shape_source=candidate.shape_source,
+                    severity=severity,
                 )
         return None
 
@@ -227,7 +247,10 @@ class LayoutSampler:
         return kinds[int(rng.integers(len(kinds)))]
 
 
-def _without_crumbs(parts: list[RealPart]) -> list[RealPart]:
+def without_crumbs(parts: list[RealPart]) -> list[RealPart]:
+    """The parts that are no slips of the annotator's pen, see CRUMB."""
+    if not parts:
+        return []
     areas = np.array([part.foreground.sum() for part in parts])
     median = float(np.median(areas))
     limit = min(median, max(CRUMB[0], CRUMB[1] * median))

@@ -22,7 +22,8 @@ FLOOR = 1 / 255
 """Texture below one level of 8 bit counts as one: a smaller change is not seen."""
 DETAIL_SIDE = 32
 """Longer side of a defect's fine detail, in pixels; smaller defects keep their own size."""
-BITS = 64
+BITS = 256
+"""Of a fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def similarity(found: np.ndarray, others: np.ndarray, *, shift: int = 2) -> np.n
 
 
 def fingerprint(found: np.ndarray) -> int:
-    """64 bits, of which two details at an angle φ share about 64 (1 - φ / π): signs of random projections (SimHash,
+    """256 bits, of which two details at an angle φ share about 256 (1 - φ / π): signs of random projections (SimHash,
     Charikar 2002). In whole numbers, so that no rounding of another machine flips a bit."""
     bits = _projections() @ np.rint(found.ravel() * 4096).astype(np.int64) > 0
     return int("".join("1" if bit else "0" for bit in bits), 2)
@@ -142,7 +143,7 @@ def fingerprint(found: np.ndarray) -> int:
 
 @cache
 def _projections() -> np.ndarray:
-    """(64, 1024) int64 of -1 and 1, the same for ever: fingerprints are stored."""
+    """(256, 1024) int64 of -1 and 1, the same for ever: fingerprints are stored."""
     return np.random.default_rng(0).integers(0, 2, (BITS, DETAIL_SIDE**2)) * 2 - 1
 
 

@@ -1,6 +1,6 @@
-"""How close are synthetic defects to real ones, and how varied? KID, diversity and the nearest training defect.
+"""How close are synthetic defects to real ones, and how varied? KID, diversity, inception score, nearest neighbour.
 
-All three look at square crops around the defects, through ImageNet EfficientNet-Lite0 instead of Inception or VGG, so
+All look at square crops around the defects, through ImageNet EfficientNet-Lite0 instead of Inception or VGG, so
 their values stand beside each other but not beside published KID or LPIPS: report them under the names below.
 
 N crops, S crop size, D pooled features, E perceptual embedding.
@@ -17,11 +17,12 @@ from torch import nn
 from torch.nn.functional import adaptive_max_pool2d, normalize
 
 from fastsynth.images import to_uint8
-from fastsynth.offline import offline_trunk
+from fastsynth.offline import offline_classifier, offline_trunk
 
 KID_NAME = "KID, EfficientNet-Lite0 features"
 DIVERSITY_NAME = "diversity, EfficientNet-Lite0 distance"
 NEAREST_NAME = "distance to the nearest training defect, EfficientNet-Lite0"
+INCEPTION_NAME = "inception score, EfficientNet-Lite0 classes"
 
 # Pooled: 40 channels at stride 8 and 112 at stride 16. Of all sets of layers, averaged inside the mask, these two tell
 # the types of real surface defects apart best; shallower layers see grain, the deepest ImageNet's objects.
@@ -133,6 +134,24 @@ def diversity(fake: np.ndarray, real: np.ndarray) -> float:
     return float(np.mean(means))
 
 
+@torch.inference_mode()
+def class_probabilities(crops: Crops) -> np.ndarray:
+    """(N, 1000) float64, ImageNet class probabilities of the crops."""
+    logits = torch.cat([_classifier()(images) for images, _ in _batches(crops)])
+    return logits.double().softmax(dim=1).numpy()
+
+
+def inception_score(probabilities: np.ndarray) -> float:
+    """exp E KL(p(y|x) ‖ p(y)) (Salimans et al. 2016): 1 when all crops look alike, at most the number of classes.
+
+    probabilities: (N, K), rows sum to 1.
+    """
+    marginal = probabilities.mean(axis=0, keepdims=True)
+    safe = np.maximum(probabilities, 1e-16)
+    divergence = (probabilities * (np.log(safe) - np.log(np.maximum(marginal, 1e-16)))).sum(axis=1)
+    return float(np.exp(divergence.mean()))
+
+
 def nearest_distance(fake: np.ndarray, real: np.ndarray) -> np.ndarray:
     """(N,) float32: perceptual distance of each synthetic defect to the nearest training defect; near 0 for copies.
 
@@ -177,6 +196,11 @@ def _window(start: int, length: int, side: int, limit: int) -> tuple[int, int]:
 @cache
 def _trunk(layers: tuple[int, ...]) -> nn.Module:
     return offline_trunk(out_indices=layers)
+
+
+@cache
+def _classifier() -> nn.Module:
+    return offline_classifier()
 
 
 def _batches(crops: Crops) -> zip:

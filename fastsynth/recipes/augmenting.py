@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fastsynth.augment import augment_preview, augment_sample, build_augmentation, save_augmentation
+from fastsynth.data.medical.sidecar import write_notice
 from fastsynth.data.store import read_manifest
 from fastsynth.files import atomic_write
 from fastsynth.images import encode_png, read_image, read_mask
@@ -44,4 +45,5 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
             mask = folder / "ground_truth" / line["defect"] / f"{name}_mask.png"
             atomic_write(mask, encode_png(inside.astype("uint8") * 255))
     save_augmentation(compose, output / "augmentation.json")
+    write_notice(run.store_folder, output)
     return output

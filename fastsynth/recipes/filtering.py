@@ -1,14 +1,11 @@
 """The quality gate at work: what it refuses, drawing refused ids again, and judging a store that is there already.
 
-    rejected/rejected.jsonl            one line per refused drawing: id, attempt, reason, reasons, what was measured
-    rejected/<id>-<attempt>.png        the image, rejected/<id>-<attempt>_mask.png its mask, unless switched off
-
 Drawing `attempt` of an id depends on the run's seed, the id and the attempt alone. An id is settled by its first
-drawing that passes; so the order of the work, interruptions and restarts change no byte.
+drawing that passes; so the order of the work, interruptions and restarts change no byte. Shards of a job array settle
+their ids without the rule on duplicates, which looks at the samples of the others; the process that takes their
+samples over asks it, in the order of the ids, and draws again what it refuses: what one process would have done.
 """
 
-import json
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,89 +15,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fastsynth.data.store import IDENTITY, MANIFEST, Store, append_line
+from fastsynth.data.manifest import dump_line, parse_line, read_manifest, shard_files
+from fastsynth.data.store import FILE_KEYS, IDENTITY, MANIFEST, Store
 from fastsynth.errors import CheckFailedError
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
-from fastsynth.images import encode_png, read_image, read_mask
-from fastsynth.layouts.exemplar import Exemplar
-from fastsynth.quality.gate import FINGERPRINT, Case, Duplicates, Gate, Verdict
+from fastsynth.images import read_image, read_mask
+from fastsynth.quality.gate import FINGERPRINT, Case, Duplicates, Gate, Verdict, fingerprint
 from fastsynth.quality.gate_config import GateConfig
+from fastsynth.quality.gate_measures import BITS
+from fastsynth.recipes.rejects import Rejects, refused_attempts
 from fastsynth.run import Run
 from fastsynth.types import Sample
 
 Draw = Callable[[Sequence[int], int], list[Sample]]
 """(ids, attempt) → one sample per id. The bytes may depend on which ids are drawn together, and on nothing else."""
-REJECTED = "rejected"
-LOG = "rejected.jsonl"
-PICTURE = re.compile(r"\d{6,}-\d+(_mask)?\.png")
-ENTRY_KEYS = ("id", "category", "defect", "renderer", "seed", "source_image", "mask_source")
-
-
-class Rejects:
-    """`rejected/` of a store. Whoever holds the store's lock may open it; opening repairs what a kill left behind."""
-
-    def __init__(self, store_folder: Path, *, keep_pictures: bool) -> None:
-        self.folder, self.keep_pictures = store_folder / REJECTED, keep_pictures
-        self.refused: set[tuple[int, int]] = set()
-        self._repair()
-
-    def add(
-        self, entry: Mapping[str, Any], verdict: Verdict, *, attempt: int, image: np.ndarray, foreground: np.ndarray
-    ) -> None:
-        """Pictures first, then the line; what is there already is left alone. entry: has the keys `ENTRY_KEYS`."""
-        key = int(entry["id"]), attempt
-        if key in self.refused:
-            return
-        line = {name: entry[name] for name in ENTRY_KEYS} | {
-            "attempt": attempt,
-            "reason": verdict.reasons[0],
-            "reasons": list(verdict.reasons),
-            "gate": verdict.measures,
-        }
-        if self.keep_pictures:
-            name = f"{entry['id']}-{attempt}"
-            line |= {"image": f"{REJECTED}/{name}.png", "mask": f"{REJECTED}/{name}_mask.png"}
-            atomic_write(self.folder / f"{name}.png", encode_png(image))
-            atomic_write(self.folder / f"{name}_mask.png", encode_png(foreground.astype(np.uint8) * 255))
-        self.folder.mkdir(exist_ok=True)
-        text = json.dumps(line, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        append_line(self.folder / LOG, (text + "\n").encode())
-        self.refused.add(key)
-
-    def lines(self) -> list[dict[str, Any]]:
-        path = self.folder / LOG
-        return [json.loads(raw) for raw in path.read_bytes().splitlines()] if path.is_file() else []
-
-    def seal(self) -> None:
-        """Sort by id and attempt: the same refusals now make the same bytes, however they came in."""
-        path = self.folder / LOG
-        if path.is_file():
-            raws = path.read_bytes().splitlines(keepends=True)
-            raws.sort(key=lambda raw: _key(json.loads(raw)))
-            atomic_write(path, b"".join(raws))
-
-    def _repair(self) -> None:
-        """Drop a cut-off last line, lines whose pictures are missing, and pictures without a line."""
-        path = self.folder / LOG
-        raws = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-        kept, pictures = [], set()
-        for number, raw in enumerate(raws, start=1):
-            if not raw.endswith(b"\n"):
-                continue
-            try:
-                line = json.loads(raw)
-                key, files = _key(line), {line[name] for name in ("image", "mask") if name in line}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}:{number}: not a line of the gate; delete that line") from error
-            if key not in self.refused and all((self.folder.parent / file).is_file() for file in files):
-                kept.append(raw)
-                pictures |= files
-                self.refused.add(key)
-        if len(kept) < len(raws):
-            atomic_write(path, b"".join(kept))
-        for file in self.folder.glob("*.png"):
-            if PICTURE.fullmatch(file.name) and f"{REJECTED}/{file.name}" not in pictures:
-                file.unlink()
 
 
 def gate_sha256(settings: GateConfig) -> str:
@@ -110,13 +38,11 @@ def gate_sha256(settings: GateConfig) -> str:
 
 def open_gate(run: Run) -> Gate:
     """The gate of the configuration, with the run's training defects; every file has passed the leak guard."""
-    records = run.training_defects()
-    real = [Exemplar(*run.read(record), record.category, record.defect or "", record.mask or "") for record in records]
-    return Gate(real, rules=run.config.generate.gate.rules())
+    return Gate(run.exemplars("train"), rules=run.config.generate.gate.rules())
 
 
 class Filling:
-    """Settles the ids of a store, unit by unit; what the gate refuses is drawn again.
+    """Settles the ids of a store or of one shard, unit by unit; what the gate refuses is drawn again.
 
     source_sha256: path → hash of the backgrounds. gate: None keeps everything, then there is one attempt.
     attempts: drawings of one id before it is given up. made: how many samples were drawn and judged.
@@ -133,12 +59,18 @@ class Filling:
     ) -> None:
         self.store, self.source_sha256, self.gate = store, source_sha256, gate
         self.attempts = attempts if gate is not None else 1
-        self.rejects = Rejects(store.folder, keep_pictures=keep_rejected) if gate is not None else None
-        self.stored: dict[int, int] = dict.fromkeys(store.done(), 0)
+        self.stored: dict[int, int] = {}
+        self.rejects: Rejects | None = None
         self.duplicates: Duplicates | None = None
-        if gate is not None:
-            self.stored, self.duplicates = _stored(store)
         self.made = 0
+        self._files: dict[int, tuple[str, str]] = {}
+        if gate is None and store.pending:
+            store.adopt(dict(store.pending))
+        if gate is not None:
+            self.rejects = Rejects(store.folder, keep_pictures=keep_rejected, shard=store.shard)
+            self.duplicates = Duplicates(self._pictures) if store.shard is None else None
+        for line in store.lines():
+            self._remember(line)
 
     def missing(self, units: Sequence[Sequence[int]], *, count: int) -> list[Sequence[int]]:
         """The units of which an id below `count` is not settled."""
@@ -159,17 +91,26 @@ class Filling:
             if sample_id >= count or self.settled(sample_id):
                 continue
             for attempt in self._open_attempts(sample_id):
-                if attempt == 0:
-                    first = first or draw(unit, 0)
-                    sample = first[place]
-                else:
-                    (sample,) = draw([sample_id], attempt)
-                self.made += 1
-                if self._judged(sample_id, attempt, sample):
+                passed = self._taken_over(sample_id, attempt)
+                if passed is None:
+                    if attempt == 0:
+                        first = first or draw(unit, 0)
+                        sample = first[place]
+                    else:
+                        (sample,) = draw([sample_id], attempt)
+                    self.made += 1
+                    passed = self._judged(sample_id, attempt, sample)
+                if passed:
                     break
 
     def finish(self, *, count: int) -> None:
         """Seal the store. Warns when ids were given up; raises CheckFailedError when that leaves the store empty."""
+        if self.store.shard is not None:
+            return
+        for sample_id in [number for number in self.store.pending if number < count]:
+            self.store.disown(sample_id)  # refused just before a kill
+        if not self.store.pending:
+            self.store.drop_shards()
         self.store.seal()
         if self.rejects is not None:
             self.rejects.seal()
@@ -181,33 +122,74 @@ class Filling:
         end = self.stored.get(sample_id, self.attempts)
         return [attempt for attempt in range(end) if (sample_id, attempt) not in refused]
 
+    def _taken_over(self, sample_id: int, attempt: int) -> bool | None:
+        """Whether this drawing of a shard is no duplicate, then it is kept; None when no shard made it."""
+        raw = self.store.pending.get(sample_id)
+        line = None if raw is None else parse_line(raw)
+        if line is None or line.get("attempt", 0) != attempt:
+            return None
+        assert self.gate is not None
+        assert self.rejects is not None
+        assert self.duplicates is not None
+        self._files[sample_id] = (line["image"], line["mask"])
+        verdict = self.gate.judge_duplicate(
+            line["checks"]["gate"], lambda: self._pictures(sample_id), sample_id=sample_id, stored=self.duplicates
+        )
+        if verdict.reasons:
+            image, foreground = self._pictures(sample_id)
+            self.rejects.add(line, verdict, attempt=attempt, image=image, foreground=foreground)
+            self.store.disown(sample_id)
+            return False
+        line["checks"]["gate"] = verdict.measures
+        self.store.adopt({sample_id: dump_line(line)})
+        self._remember(line)
+        return True
+
     def _judged(self, sample_id: int, attempt: int, sample: Sample) -> bool:
         """Store or refuse the sample; whether it passed."""
         measures = None
-        if self.gate is not None and self.rejects is not None and self.duplicates is not None:
-            foreground = sample.mask > 0
+        if self.gate is not None and self.rejects is not None:
             verdict = self.gate.judge(_case(sample), sample_id=sample_id, stored=self.duplicates)
             if verdict.reasons:
                 entry = _entry(sample_id, sample)
-                self.rejects.add(entry, verdict, attempt=attempt, image=sample.image, foreground=foreground)
+                self.rejects.add(entry, verdict, attempt=attempt, image=sample.image, foreground=sample.mask > 0)
                 return False
             measures = verdict.measures
         if sample_id not in self.stored:
-            self._keep(sample_id, attempt, sample, measures)
+            line = self.store.write(
+                sample_id,
+                sample,
+                category=sample.layout.category,
+                source_sha256=self.source_sha256[sample.layout.source],
+                extra={"attempt": attempt},
+                gate=measures,
+            )
+            self._remember(line)
         return True
 
-    def _keep(self, sample_id: int, attempt: int, sample: Sample, measures: Mapping[str, Any] | None) -> None:
-        self.store.write(
-            sample_id,
-            sample,
-            category=sample.layout.category,
-            source_sha256=self.source_sha256[sample.layout.source],
-            extra={"attempt": attempt},
-            gate=measures,
-        )
-        self.stored[sample_id] = attempt
-        if self.duplicates is not None and measures is not None:
-            self.duplicates.add(sample_id, int(str(measures[FINGERPRINT]), 16))
+    def _remember(self, line: Mapping[str, Any]) -> None:
+        """A stored sample, by its manifest line."""
+        sample_id = int(line["id"])
+        self.stored[sample_id] = line.get("attempt", 0)
+        if self.duplicates is not None:
+            self._files[sample_id] = (line["image"], line["mask"])
+            mark = line["checks"]["gate"][FINGERPRINT]
+            if len(mark) != BITS // 4:  # of version 0.1.0, which had a shorter one
+                mark = fingerprint(*self._pictures(sample_id))
+            self.duplicates.add(sample_id, int(mark, 16))
+
+    def _pictures(self, sample_id: int) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = self._files[sample_id]
+        return read_image(self.store.folder / image), read_mask(self.store.folder / mask)
+
+
+def all_drawn(store_folder: Path, *, count: int, attempts: int) -> bool:
+    """Whether every id below `count` is stored or given up, by whichever shard: then the store can be merged."""
+    left = set(range(count))
+    if (store_folder / MANIFEST).is_file() or shard_files(store_folder):
+        left.difference_update(int(line["id"]) for line in read_manifest(store_folder))
+    refused = refused_attempts(store_folder)
+    return all(len(refused.get(number, ())) >= attempts for number in left)
 
 
 def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
@@ -221,6 +203,8 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder / MANIFEST}: no such file; generate some samples first")
     identity = read_json(folder / IDENTITY)
     with Store.open(folder, identity=identity) as store:
+        if shard_files(folder):
+            raise ValueError(f"{folder} is being filled by shards; run `fastsynth generate` to its end first")
         judged = _judge_lines(run, sorted(store.lines(), key=lambda line: int(line["id"])), open_gate(run))
         refused = [(line, verdict) for line, verdict in judged if verdict.reasons]
         if not dry_run:
@@ -262,18 +246,17 @@ def _move_out(store: Store, refused: Sequence[tuple[dict[str, Any], Verdict]], *
 
 def _rewrite(store: Store, lines: Sequence[dict[str, Any]]) -> None:
     """First the manifest, then the files: a kill between the two leaves files without a line, which opening removes."""
-    texts = [json.dumps(line, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for line in lines]
     kept = {int(line["id"]) for line in lines}
     old = [line for line in store.lines() if int(line["id"]) not in kept]
-    atomic_write(store.folder / MANIFEST, "".join(texts).encode())
+    atomic_write(store.folder / MANIFEST, b"".join(map(dump_line, lines)))
     for line in old:
-        for key in ("image", "mask", "classes"):
+        for key in FILE_KEYS:
             if key in line:
                 (store.folder / line[key]).unlink()
 
 
 def _tell_given_up(store: Store, rejects: Rejects, *, count: int) -> None:
-    lost = [sample_id for sample_id in range(count) if sample_id not in store.done()]
+    lost = sorted(set(range(count)) - store.done())
     if not lost:
         return
     reasons = Counter(line["reason"] for line in rejects.lines())
@@ -282,20 +265,6 @@ def _tell_given_up(store: Store, rejects: Rejects, *, count: int) -> None:
     if len(lost) == count:
         raise CheckFailedError(f"{text}; look at {rejects.folder} and train longer or loosen generate.gate")
     warnings.warn(f"{text}; {rejects.folder} shows them", stacklevel=3)
-
-
-def _stored(store: Store) -> tuple[dict[int, int], Duplicates]:
-    """id → attempt of the stored samples, and their fingerprints."""
-    lines = {int(line["id"]): line for line in store.lines()}
-
-    def read(sample_id: int) -> tuple[np.ndarray, np.ndarray]:
-        line = lines.get(sample_id) or next(one for one in store.lines() if int(one["id"]) == sample_id)
-        return _pictures(store.folder, line)
-
-    duplicates = Duplicates(read)
-    for sample_id, line in lines.items():
-        duplicates.add(sample_id, int(line["checks"]["gate"][FINGERPRINT], 16))
-    return {sample_id: line.get("attempt", 0) for sample_id, line in lines.items()}, duplicates
 
 
 def _case(sample: Sample) -> Case:
@@ -318,7 +287,3 @@ def _entry(sample_id: int, sample: Sample) -> dict[str, Any]:
 
 def _pictures(folder: Path, line: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     return read_image(folder / line["image"]), read_mask(folder / line["mask"])
-
-
-def _key(line: Mapping[str, Any]) -> tuple[int, int]:
-    return int(line["id"]), int(line["attempt"])

@@ -11,6 +11,7 @@ from fastsynth.data.store import read_manifest
 from fastsynth.environment import environment, peak_memory_mb
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
 from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
+from fastsynth.parallel import main_first
 from fastsynth.recipes.rendering import GENERATION
 from fastsynth.run import Run
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
@@ -94,10 +95,11 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
     )
     device = "cpu" if run.config.device == "cpu" else "auto"
     trained = train_segmenter(items, val, config=settings, folder=folder, seed=seed, device=device)
-    if not (folder / SCORES).is_file():
-        scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
-        write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": peak_memory_mb()})
-        scores.save(folder / SCORES)
+    with main_first(cpu=device == "cpu"):
+        if not (folder / SCORES).is_file():
+            scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
+            write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": peak_memory_mb()})
+            scores.save(folder / SCORES)
     return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold)
 
 

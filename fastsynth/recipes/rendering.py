@@ -5,44 +5,44 @@ Each is resumable: called again it continues where it was stopped, or returns wh
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, assert_never
 
 import numpy as np
-import torch
-from diffusers.utils.logging import disable_progress_bar
-from safetensors import SafetensorError
 from tqdm import tqdm
 
 from fastsynth import __version__
 from fastsynth.data.check import Problem, check_dataset
 from fastsynth.data.datasets import Record
+from fastsynth.data.manifest import Shard
+from fastsynth.data.medical.sidecar import notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
-from fastsynth.diffusion.base import build_scheduler
-from fastsynth.diffusion.building import new_pipeline
 from fastsynth.diffusion.config import FASTConfig
-from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.diffusion.renderer import FASTRenderer
-from fastsynth.diffusion.training import train_fast
-from fastsynth.diffusion.views import EncodedViews, defect_views, encode_views, normal_views
-from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, sha256_json, write_json
+from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, write_json
 from fastsynth.images import encode_png, read_image
-from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
+from fastsynth.layouts.exemplar import ExemplarBank
+from fastsynth.layouts.severity import with_severity
+from fastsynth.locks import InUseError
+from fastsynth.parallel import wait_for_all
+from fastsynth.processes import process_count, process_index
 from fastsynth.quality.audit import AuditReport, audit
-from fastsynth.recipes.filtering import Filling, gate_sha256, open_gate
-from fastsynth.run import TRAINED_FROM, Run
+from fastsynth.recipes import fast, layout_training
+from fastsynth.recipes.fast import TRAINED
+from fastsynth.recipes.filtering import Filling, all_drawn, gate_sha256, open_gate
+from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
+from fastsynth.stopping import gentle_stop
 from fastsynth.types import Layout, Renderer, Sample, sample_seed
 from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
+from generators.layout_config import CRNConfig, Pix2PixHDConfig
 from generators.reference import ReferenceRenderer, copy_paste, cutpaste, draem, nsa
 
 T = TypeVar("T")
 UNIT = 8
 """Samples that are computed together, always: ids 0 … 7, 8 … 15, … Kernels round differently in another batch, so
 what is missing of a unit is made by computing the whole unit again."""
-TRAINED = "training.json"
 GENERATION = "generation.json"
 
 
@@ -52,42 +52,20 @@ def check_data(run: Run) -> list[Problem]:
 
 
 def train_renderer(run: Run) -> Path:
-    """Train FAST on the training defects and normals; returns the folder of the saved pipeline.
+    """Train the renderer on the training defects and normals; returns the folder of the saved model.
 
     The reference renderers have nothing to train: then the folder stays away.
     """
-    settings = run.config.renderer
-    if not isinstance(settings, FASTConfig) or (run.model_folder / TRAINED).is_file():
+    if (run.model_folder / TRAINED).is_file():
         return run.model_folder
-    with run.stage("train"), _disk_errors(run.folder):
-        write_json(run.model_folder / TRAINED_FROM, run.training_settings())
-        exemplars = training_exemplars(run)
-        pipeline = _new_pipeline(run, settings, exemplars)
-        training = settings.training
-        defects, normals = _encoded_views(run, settings, pipeline, exemplars)
-        seconds = train_fast(
-            pipeline,
-            defects,
-            normals,
-            output=run.folder,
-            seed=run.config.seed,
-            log=lambda values: run.log({"stage": "train", **values}),
-            **training.model_dump(exclude={"defect_crops", "normal_crops"}),
-        )
-        pipeline.save_pretrained(run.model_folder)
-        write_json(run.model_folder / TRAINED, {"steps": training.max_train_steps, "minutes": round(seconds / 60, 2)})
+    match run.config.renderer:
+        case FASTConfig() as settings:
+            fast.train(run, settings)
+        case CRNConfig() | Pix2PixHDConfig() as settings:
+            layout_training.train(run, settings)
+        case _:
+            pass
     return run.model_folder
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    """Weights are written by native code, which reports a full disk in its own ways."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
 
 
 def load_renderer(run: Run) -> Renderer:
@@ -95,9 +73,13 @@ def load_renderer(run: Run) -> Renderer:
     settings = run.config.renderer
     match settings:
         case FASTConfig():
-            return _load_fast(run, settings)
+            _require_trained(run)
+            return fast.load(run, settings)
+        case CRNConfig() | Pix2PixHDConfig():
+            _require_trained(run)
+            return layout_training.load(run, settings)
         case CopyPasteConfig():
-            fill = copy_paste(ExemplarBank(training_exemplars(run)), blend=settings.blend)
+            fill = copy_paste(ExemplarBank(run.exemplars("train")), blend=settings.blend)
         case CutPasteConfig():
             fill = cutpaste(jitter=settings.jitter)
         case DRAEMConfig():
@@ -114,29 +96,9 @@ def _random_normal(run: Run, category: str, rng: np.random.Generator) -> np.ndar
     return run.read(records[rng.integers(len(records))])[0]
 
 
-def _load_fast(run: Run, settings: FASTConfig) -> FASTRenderer:
-    _require_trained(run)
-    disable_progress_bar()  # of loading: it is over before it can be read
-    pipeline = FASTPipeline.from_pretrained(run.model_folder)
-    pipeline.scheduler = build_scheduler(
-        kernel=settings.kernel, spacing=settings.spacing, solver_order=settings.solver_order
-    )
-    pipeline.to(_device(run))
-    return FASTRenderer(
-        pipeline,
-        ExemplarBank(training_exemplars(run)),
-        context=settings.context,
-        num_inference_steps=settings.num_inference_steps,
-        farm=settings.farm,
-        start=settings.start,
-        strength=settings.strength,
-        feather=settings.feather,
-    )
-
-
 def _require_trained(run: Run) -> None:
-    trained = run.config.renderer.kind != "fast" or (run.model_folder / TRAINED).is_file()
-    if not trained:
+    learns = isinstance(run.config.renderer, FASTConfig | CRNConfig | Pix2PixHDConfig)
+    if learns and not (run.model_folder / TRAINED).is_file():
         raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
 
 
@@ -163,12 +125,44 @@ def draw_masks(run: Run, *, count: int, path: Path) -> Path:
     return path
 
 
-def generate(run: Run, *, renderer: Renderer | None = None) -> Path:
-    """Fill the store up to `generate.count` samples; what the gate refuses is drawn again. Returns its folder."""
-    count, settings = run.config.generate.count, run.config.generate.gate
+def generate(run: Run, *, renderer: Renderer | None = None, shard: Shard | None = None) -> Path:
+    """Fill the store up to `generate.count` samples; what the gate refuses is drawn again. Returns its folder.
+
+    shard: only this part of the units, beside the processes that make the other parts; the last one to end merges
+    them. Processes that were launched together are shards of their own accord, and return when all is merged.
+    """
     if renderer is None:
         _require_trained(run)  # or the store would be claimed for a model that does not exist yet
-    with run.stage("generate"), Store.open(run.store_folder, identity=_identity(run)) as store:
+    launched = shard is None and process_count() > 1
+    if launched:
+        shard = Shard(process_index() + 1, process_count())
+    renderer = _fill(run, renderer, shard)
+    gate = run.config.generate.gate
+    attempts = gate.attempts if gate.enabled else 1
+    if shard is not None and all_drawn(run.store_folder, count=run.config.generate.count, attempts=attempts):
+        with suppress(InUseError):  # another one that has just ended is merging
+            _fill(run, renderer, None)
+    if launched:
+        wait_for_all(cpu=run.config.device == "cpu")
+    return run.store_folder
+
+
+def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer | None:
+    """Fill the store, or one shard of it; returns the renderer, if it was needed."""
+    count, settings = run.config.generate.count, run.config.generate.gate
+    started = time.monotonic()
+
+    def draw(unit: Sequence[int], attempt: int) -> list[Sample]:
+        nonlocal renderer, started
+        if renderer is None:
+            renderer = load_renderer(run)
+            started = time.monotonic()
+        return _render(run, renderer, unit, attempt)
+
+    with (
+        run.stage("generate", shared=shard is not None),
+        Store.open(run.store_folder, identity=_identity(run), shard=shard) as store,
+    ):
         filling = Filling(
             store,
             source_sha256=run.split.sha256,
@@ -176,18 +170,18 @@ def generate(run: Run, *, renderer: Renderer | None = None) -> Path:
             attempts=settings.attempts,
             keep_rejected=settings.keep_rejected,
         )
-        missing = filling.missing(_units(count), count=count)
-        renderer = renderer or (load_renderer(run) if missing else None)
-        started = time.monotonic()
-        for unit in tqdm(missing, desc="generate", unit="unit", disable=not missing):
-            assert renderer is not None
-            filling.settle(unit, partial(_render, run, renderer), count=count)
-        made = filling.made
+        units = [unit for number, unit in enumerate(_units(count)) if shard is None or shard.owns(number)]
+        missing = filling.missing(units, count=count)
+        with gentle_stop() as stop:
+            for unit in tqdm(missing, desc="generate", unit="unit", disable=not missing):
+                filling.settle(unit, draw, count=count)
+                if stop.requested:
+                    raise KeyboardInterrupt
         filling.finish(count=count)
-    if made:
-        speed = {"made": made, "seconds_per_image": round((time.monotonic() - started) / made, 4)}
+    if filling.made:
+        speed = {"made": filling.made, "seconds_per_image": round((time.monotonic() - started) / filling.made, 4)}
         write_json(run.folder / GENERATION, speed)  # not in the store, whose bytes know no clock
-    return run.store_folder
+    return renderer
 
 
 def replay(run: Run, sample_id: int, *, attempt: int = 0) -> Sample:
@@ -233,7 +227,8 @@ def draw_sheet(run: Run, *, columns: int = 8, tile: int = 128) -> Path:
 
 def _render(run: Run, renderer: Renderer, unit: Sequence[int], attempt: int = 0) -> list[Sample]:
     seeds = [sample_seed(run.config.seed, sample_id, attempt) for sample_id in unit]
-    return renderer.render(list(draw_layouts(run, unit, attempt=attempt)), seeds)
+    drawn = renderer.render(list(draw_layouts(run, unit, attempt=attempt)), seeds)
+    return [with_severity(sample) for sample in drawn]
 
 
 def _units(count: int) -> list[list[int]]:
@@ -254,79 +249,9 @@ def _identity(run: Run) -> Identity:
     )
     if settings.enabled:
         identity["gate_sha256"] = gate_sha256(settings)
+    if notice := notice_of(run.dataset):
+        identity["notice"] = notice
     return identity
-
-
-def training_exemplars(run: Run) -> list[Exemplar]:
-    """The training defects, decoded. Raises ValueError for a mask that does not fit its image."""
-    found = []
-    for record in run.training_defects():
-        assert record.defect is not None
-        assert record.mask is not None
-        image, foreground = run.read(record)
-        found.append(Exemplar(image, foreground, record.category, record.defect, record.mask))
-    return found
-
-
-def _encoded_views(
-    run: Run, settings: FASTConfig, pipeline: FASTPipeline, exemplars: Sequence[Exemplar]
-) -> tuple[EncodedViews, EncodedViews]:
-    """Views of defects and of normals, encoded once and kept on disk while the training can still be interrupted."""
-    normals = run.training_normals()
-    defect_count, normal_count = settings.training.defect_crops, settings.training.normal_crops
-    made_from = [
-        run.training_sha256(),
-        run.config.seed,
-        settings.crop_size,
-        settings.context,
-        defect_count,
-        normal_count,
-        sha256_bytes(b"".join(t.cpu().numpy().tobytes() for t in pipeline.vae.state_dict().values())),
-    ]
-    folder = run.folder / "cache" / f"views-{sha256_json(made_from)[:12]}"
-
-    def read_normal(index: int) -> tuple[np.ndarray, str]:
-        return run.read(normals[index])[0], normals[index].category
-
-    size, context = settings.crop_size, settings.context
-    rngs = [np.random.default_rng((run.config.seed, stream)) for stream in (1, 2)]
-    of_defects = defect_views(exemplars, count=defect_count, size=size, context=context, rng=rngs[0])
-    of_normals = normal_views(
-        read_normal, len(normals), exemplars, count=normal_count, size=size, context=context, rng=rngs[1]
-    )
-    views = {"defects": (of_defects, defect_count), "normals": (of_normals, normal_count)}
-    for name, (drawn, total) in views.items():
-        path = folder / f"{name}.safetensors"
-        if not path.is_file():
-            encode_views(drawn, pipeline.vae, pipeline.tokens, total=total).save(path)
-    return EncodedViews.load(folder / "defects.safetensors"), EncodedViews.load(folder / "normals.safetensors")
-
-
-def _new_pipeline(run: Run, settings: FASTConfig, exemplars: Sequence[Exemplar]) -> FASTPipeline:
-    pipeline = new_pipeline(
-        sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars}),
-        **settings.base.model_dump(),
-        size=settings.crop_size,
-        kernel=settings.kernel,
-        spacing=settings.spacing,
-        solver_order=settings.solver_order,
-        seed=run.config.seed,
-    )
-    pipeline.to(_device(run))
-    return pipeline
-
-
-def _device(run: Run) -> torch.device:
-    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    match run.config.device:
-        case "auto":
-            return torch.device("cuda" if found["cuda"] else "cpu")
-        case name if found[name]:
-            return torch.device(name)
-        case name:
-            raise ValueError(
-                f"device is {name}, but this machine has {', '.join(d for d in found if found[d])}; use auto"
-            )
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:

@@ -1,10 +1,12 @@
 """`run` and `demo`: all stages in order, each skipped when it is finished."""
 
 import shutil
+import warnings
 from pathlib import Path
 
 from fastsynth.data.demo import make_demo
 from fastsynth.errors import CheckFailedError
+from fastsynth.recipes.evaluating import evaluate
 from fastsynth.recipes.judging import compare
 from fastsynth.recipes.rendering import audit_store, check_data, draw_masks, draw_sheet, generate, train_renderer
 from fastsynth.report.html import write_report
@@ -35,6 +37,11 @@ def run_all(run: Run) -> Path:
             "`fastsynth audit` lists all"
         )
     draw_sheet(run)
+    with run.stage("evaluate"):
+        try:
+            evaluate(run)
+        except ImportError as error:  # the trunk comes with an extra; the verdict does not need it
+            warnings.warn(f"the look of the samples is not measured: {error}", stacklevel=2)
     compare(run)
     return write_report(run.folder)
 

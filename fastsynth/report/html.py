@@ -1,7 +1,7 @@
 """`report.html` from a run folder: one file, no script, nothing fetched, readable offline in a light or dark browser.
 
-Read: config.yaml, environment.json, split.json, log.jsonl, metrics.json, synthetic/, sheet.png, sheets/*, and
-segment/<arm>/seed-<n>/result.json. What is missing is left out, with a sentence that says how to get it.
+Read: config.yaml, environment.json, split.json, log.jsonl, metrics.json, quality.json, synthetic/, sheet.png, sheets/*
+and segment/<arm>/seed-<n>/result.json. What is missing is left out, with a sentence that says how to get it.
 """
 
 import base64
@@ -15,9 +15,10 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from fastsynth.data.store import MANIFEST, read_manifest
+from fastsynth.data.store import IDENTITY, MANIFEST, read_manifest
 from fastsynth.files import atomic_write, read_json, sha256_file
 from fastsynth.report import plots, summary
+from fastsynth.report.sizes import SizeLine, size_lines
 from fastsynth.report.summary import Row
 
 MIME_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
@@ -49,7 +50,9 @@ def _content(folder: Path) -> dict[str, Any]:
     rows, differences = metrics.get("rows", []), metrics.get("differences", [])
     funnel = summary.funnel(manifest, _read_lines(store / "rejected" / "rejected.jsonl"))
     config = _read_text(folder / "config.yaml")
-    asked = (yaml.safe_load(config) or {}).get("generate", {}).get("count")
+    settings = yaml.safe_load(config) or {}
+    asked = settings.get("generate", {}).get("count")
+    sizes = _sizes(settings.get("data", {}), _read_json(folder / "split.json"), manifest)
     return {
         "name": folder.resolve().name,
         "created": environment.get("created", "")[:10],
@@ -71,6 +74,13 @@ def _content(folder: Path) -> dict[str, Any]:
         "renderer_curves": _renderer_curves(log),
         "sheets": [{"caption": _caption(path), "uri": _data_uri(path)} for path in _sheets(folder)],
         "funnel": funnel,
+        "quality": _read_json(folder / "quality.json"),
+        "sizes": sizes,
+        "size_plots": [
+            Markup(plots.size_plot({"real": s.real, "synthetic": s.synthetic}, title=s.defect, unit=s.unit))
+            for s in sizes
+        ],
+        "notice": _read_json(store / IDENTITY).get("notice"),
         "split": summary.split_counts(_read_json(folder / "split.json")),
         "costs": summary.arm_costs(rows),
         "stages": summary.stage_minutes(log),
@@ -78,6 +88,16 @@ def _content(folder: Path) -> dict[str, Any]:
         "provenance": _provenance(folder, metrics, environment),
         "config": config,
     }
+
+
+def _sizes(data: Mapping[str, Any], split: Mapping[str, Any], manifest: Sequence[Row]) -> list[SizeLine]:
+    """Empty when the data set is not where the run found it: a report outlives its data."""
+    if not manifest or not split.get("train") or not Path(data.get("root", "")).is_dir():
+        return []
+    try:
+        return size_lines(Path(data["root"]), data.get("categories"), split["train"], manifest)
+    except (ValueError, FileNotFoundError):
+        return []
 
 
 def _provenance(folder: Path, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -92,6 +93,30 @@ def curve_plot(groups: Mapping[str, Sequence[Points]], *, title: str, along: str
         axes.margins(x=0.01)
         if len(groups) > 1:
             figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9.5, handlelength=1.2)
+        return _svg(figure, title)
+
+
+def size_plot(areas: Mapping[str, np.ndarray], *, title: str, unit: str) -> str:
+    """Cumulative shares of areas on a logarithmic axis, one colour each.
+
+    areas: label → (n,) positive values in `unit`. Returns an `<svg>` element.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.8, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for number, (label, values) in enumerate(areas.items()):
+            ordered = np.sort(values)
+            shares = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
+            # from zero at the smallest, so that a single value shows as a line too
+            axes.step(
+                [ordered[0], *ordered], [0, *shares], where="post", color=SERIES[number], linewidth=2, label=label
+            )
+        axes.set_xscale("log")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_xlabel(f"area, {unit}")
+        axes.set_ylabel("% up to this area")
+        axes.grid(color=FAINT, linewidth=0.7)
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9.5, handlelength=1.2)
         return _svg(figure, title)
 
 

@@ -40,7 +40,7 @@ def test_a_killed_and_resumed_pretraining_equals_an_uninterrupted_one(tmp_path, 
     with pytest.raises(Killed):
         pretrain(config(tmp_path / "killed"))
     monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    assert (tmp_path / "killed" / "checkpoints" / "checkpoint-2").is_dir()
     half_way = load_autoencoder(tmp_path / "killed" / "model")
     resumed = load_autoencoder(pretrain(config(tmp_path / "killed")))
     assert isinstance(resumed, CompactAutoencoder)

@@ -10,7 +10,7 @@ from fastsynth.diffusion.base import latent_mask
 from fastsynth.diffusion.losses import FASTLoss, fast_loss
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.progress import Progress
-from fastsynth.diffusion.training import TrainedParts, TrainingNoise, train_fast
+from fastsynth.diffusion.training import TrainedParts, TrainingNoise, TrainingResult, train_fast
 from fastsynth.diffusion.views import EncodedViews
 
 SETTINGS = {
@@ -33,7 +33,7 @@ def views(count: int, rows: int | list[int] = 0, seed: int = 0) -> EncodedViews:
     return EncodedViews(torch.randn((count, 4, 4, 4), generator=generator), masks, tokens)
 
 
-def train(pipeline: FASTPipeline, output: Path, *, log: Callable = lambda values: None, **changes) -> float:
+def train(pipeline: FASTPipeline, output: Path, *, log: Callable = lambda values: None, **changes) -> TrainingResult:
     return train_fast(pipeline, views(6), views(3, rows=2, seed=1), output=output, log=log, **(SETTINGS | changes))
 
 
@@ -138,12 +138,13 @@ class TestNoise:
 class TestLearning:
     def test_it_overfits_a_handful_of_views(self, pipeline, tmp_path):
         steps, before = [], loss_on_the_views(pipeline)
-        seconds = train(pipeline, tmp_path, log=lambda values: steps.append(values["step"]), max_train_steps=80)
+        result = train(pipeline, tmp_path, log=lambda values: steps.append(values["step"]), max_train_steps=80)
         after = loss_on_the_views(pipeline)
         assert after.denoise < 0.7 * before.denoise
         assert after.farm < 0.7 * before.farm
         assert steps == list(range(10, 81, 10))
-        assert 0 < seconds < 60
+        assert 0 < result.seconds < 60
+        assert (result.steps, result.held_out_loss) == (80, None)
 
     def test_the_autoencoder_stays_and_the_rest_moves_and_is_frozen_afterwards(
         self, pipeline, build_pipeline, tmp_path
@@ -184,7 +185,7 @@ class TestInterruption:
         straight, resumed = build_pipeline(), build_pipeline()
         train(straight, tmp_path)
         checkpoints = tmp_path / "checkpoints"
-        assert [path.name for path in checkpoints.iterdir()] == ["checkpoint-10"]
+        assert {path.name for path in checkpoints.iterdir()} == {"checkpoint-5", "checkpoint-10"}
         (checkpoints / ".unfinished").mkdir()
         (checkpoints / ".unfinished" / "model.safetensors").write_bytes(b"half")
         train(resumed, tmp_path)

@@ -190,6 +190,24 @@ def test_wrong_class_pictures_are_found(store, data_root):
     assert_found(store, data_root, "holds 2 classes but no class-index picture")
 
 
+def test_any_number_of_workers_finds_the_same_in_the_same_order(store, data_root):
+    edit_file(store, 0, "image", flip_first)
+    edit_line(store, 1, seed=100)
+    edit_line(store, 2, version="9")
+    reports = [audit(store, data_root=data_root, split=None, workers=workers) for workers in (1, 2, 8)]
+    assert len(reports[0].problems) == 4
+    assert reports[0] == reports[1] == reports[2]
+
+
+def test_wrong_instance_pictures_are_found(store, data_root):
+    edit_file(store, 2, "instance_map", lambda ids: np.where(ids == 1, 2, ids).astype(ids.dtype))
+    assert_found(store, data_root, "000002: the instance picture holds instance 2 outside its box")
+    edit_file(store, 2, "instance_map", lambda ids: np.where(ids == 2, 9, ids).astype(ids.dtype))
+    assert_found(store, data_root, r"000002: the instance picture holds the ids \[9\]")
+    edit_file(store, 2, "instance_map", lambda ids: np.where(ids == 9, 0, ids).astype(ids.dtype))
+    assert_found(store, data_root, "the instance picture does not cover the same pixels")
+
+
 def test_stray_files_are_found(store, data_root):
     (store / "plate" / "train" / "scratch" / "left.png").write_bytes(b"x")
     (store / "plate" / "ground_truth" / ".tmp-1").write_bytes(b"x")

@@ -10,7 +10,8 @@ from fastsynth.data.demo import CATEGORIES, draw_normal, draw_pair
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
-from fastsynth.quality.gate import FINGERPRINT, REASONS, Case, Duplicates, Gate
+from fastsynth.quality import gate_measures
+from fastsynth.quality.gate import FINGERPRINT, MAX_BITS, REASONS, Case, Duplicates, Gate, fingerprint
 from fastsynth.quality.gate_config import GateConfig
 from generators.reference import ReferenceRenderer, copy_paste
 
@@ -187,6 +188,49 @@ def test_only_samples_with_lower_ids_make_a_duplicate(gate, good):
     stored.add(5, int(mark, 16))
     assert REASONS["duplicates"] not in gate.judge(case, sample_id=5, stored=stored).reasons
     assert REASONS["duplicates"] in gate.judge(case, sample_id=6, stored=stored).reasons
+
+
+def test_fingerprints_differ_by_the_angle_between_the_details():
+    """SimHash: each bit differs with probability angle / π."""
+    rng = np.random.default_rng(0)
+    for correlation in (0.5, 0.8, 0.95):
+        distances = []
+        for _ in range(40):
+            one, other = (v / np.linalg.norm(v) for v in rng.normal(size=(2, 32, 32)))
+            other = other - np.vdot(one, other) * one
+            mixed = correlation * one + np.sqrt(1 - correlation**2) * other / np.linalg.norm(other)
+            distances.append((gate_measures.fingerprint(one) ^ gate_measures.fingerprint(mixed)).bit_count())
+        wanted = gate_measures.BITS * np.arccos(correlation) / np.pi
+        assert np.mean(distances) == pytest.approx(wanted, abs=4)
+        assert correlation < 0.8 or max(distances) <= MAX_BITS
+
+
+def test_of_five_thousand_stored_samples_only_alike_ones_are_read(good):
+    case = next(one for one in good if one.foreground.sum() >= LARGE)
+    rng, asked = np.random.default_rng(0), []
+
+    def read(sample_id):
+        asked.append(sample_id)
+        return case.image, case.foreground
+
+    stored = Duplicates(read)
+    mark = int(fingerprint(case.image, case.foreground), 16)
+    for number in range(5000):
+        stored.add(number, mark if number in (17, 4000, 4999) else int.from_bytes(rng.bytes(32), "big"))
+    assert stored.near(mark, before=4999) == [17, 4000]
+    assert asked == []
+    assert stored.closest(case.image, case.foreground, near=[17]) == pytest.approx(1, abs=1e-5)
+    assert asked == [17]
+
+
+def test_a_sample_that_breaks_another_rule_is_not_asked_whether_it_is_a_duplicate(gate, good):
+    """So that shards, which cannot ask it, write the same lines."""
+    broken = shifted_mask(good, 0)
+    stored = Duplicates(lambda _: (broken.image, broken.foreground))
+    stored.add(0, int(fingerprint(broken.image, broken.foreground), 16))
+    alone = gate.judge(broken, sample_id=1, stored=None)
+    assert alone.reasons
+    assert gate.judge(broken, sample_id=1, stored=stored) == alone
 
 
 def test_an_empty_mask_is_refused_even_when_its_rule_is_off(good):

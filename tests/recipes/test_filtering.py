@@ -1,7 +1,4 @@
-"""Filling a store through the gate: the same bytes after any interruption, and a line for everything refused.
-
-Drawings are made by hand and without a model: which of them are bad is known from the id and the attempt.
-"""
+"""Filling a store through the gate: the same bytes after any interruption, and a line for everything refused."""
 
 import json
 import os
@@ -15,105 +12,36 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hand_drawn import (
+    ATTEMPTS,
+    COUNT,
+    IDENTITY,
+    REFUSED,
+    RULES,
+    SOURCE,
+    TWIN,
+    UNITS,
+    WANTED,
+    drawer,
+    fill,
+    rejected_lines,
+)
 
 from fastsynth.config import dump_config, parse_config
 from fastsynth.data.store import Store, read_manifest
 from fastsynth.errors import CheckFailedError
 from fastsynth.files import atomic_write, sha256_file
-from fastsynth.images import encode_png, read_image
+from fastsynth.images import read_image
 from fastsynth.quality.audit import audit
 from fastsynth.quality.gate import REASONS, Gate
-from fastsynth.quality.gate_config import GateConfig
-from fastsynth.recipes.filtering import Draw, Filling, Rejects, filter_store
+from fastsynth.recipes.filtering import Filling, filter_store
+from fastsynth.recipes.rejects import Rejects
 from fastsynth.report.summary import funnel
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.types import Instance, Layout, Sample, sample_seed
 
 CHECKER = Path(__file__).resolve().parents[3] / "shared" / "accept" / "check_store.py"
-IDENTITY = {
-    "config_sha256": "c",
-    "model_sha256": None,
-    "data_sha256": "d",
-    "run_seed": 7,
-    "version": "0.1.0",
-    "defects": ["spot"],
-    "gate_sha256": "g",
-}
-SOURCE = "plate/train/good/000.png"
-COUNT, ATTEMPTS = 10, 3
-UNITS = [list(range(0, 8)), list(range(8, 16))]
-RULES = GateConfig.model_validate({"seam": {"enabled": False}}).rules()
-GIVEN_UP, TWIN, ORIGINAL = 5, 7, 2
-"""Never visible; at first the same as another one."""
-WANTED = {0: 0, 1: 1, 2: 0, 3: 0, 4: 2, 6: 0, 7: 1, 8: 0, 9: 1}
-"""id → attempt that passes."""
-REFUSED = {(1, 0), (4, 0), (4, 1), (5, 0), (5, 1), (5, 2), (7, 0), (9, 0)}
-
-
-@pytest.fixture
-def data_root(tmp_path) -> Path:
-    pixels = np.random.default_rng(0).integers(90, 111, (64, 72, 3)).astype(np.uint8)
-    atomic_write(tmp_path / "data" / SOURCE, encode_png(pixels))
-    return tmp_path / "data"
-
-
-def drawing(background: np.ndarray, sample_id: int, attempt: int) -> Sample:
-    """A dark spot; invisible where the gate has to say no. Its seed is the real one, its look follows its id."""
-    look = ORIGINAL if (sample_id, attempt) == (TWIN, 0) else sample_id
-    rng = np.random.default_rng((look, attempt))
-    size = rng.integers(10, 16, 2)
-    left, top = int(rng.integers(50)), int(rng.integers(45))
-    layout = Layout(
-        background, SOURCE, "plate", (Instance(1, "spot", np.ones(size, bool), left, top, shape_source="m"),)
-    )
-    visible = sample_id != GIVEN_UP and (sample_id == TWIN or attempt >= WANTED[sample_id])
-    depth = rng.integers(30, 70, background.shape) if visible else 1
-    image = np.where(layout.foreground[..., None], background - depth, background).astype(np.uint8)
-    mask = layout.foreground.astype(np.uint8) * 255
-    return Sample(image, mask, layout, sample_seed(7, sample_id, attempt), "by_hand")
-
-
-def drawer(data_root: Path, drawn: list | None = None, *, stop_after: int | None = None) -> Draw:
-    """Keeps a list of what was drawn together; stops like Ctrl-C after so many calls."""
-    background, calls = read_image(data_root / SOURCE), [] if drawn is None else drawn
-
-    def draw(ids: Sequence[int], attempt: int) -> list[Sample]:
-        if len(calls) == stop_after:
-            raise KeyboardInterrupt
-        calls.append((list(ids), attempt))
-        known = [number if number in WANTED or number == GIVEN_UP else 0 for number in ids]
-        return [drawing(background, number, attempt) for number in known]
-
-    return draw
-
-
-def fill(folder: Path, data_root: Path, draw: Draw, *, count: int = COUNT, gated: bool = True) -> int:
-    identity = {key: value for key, value in IDENTITY.items() if gated or key != "gate_sha256"}
-    with Store.open(folder, identity=identity) as store, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        filling = Filling(
-            store,
-            source_sha256={SOURCE: sha256_file(data_root / SOURCE)},
-            gate=Gate([], rules=RULES) if gated else None,
-            attempts=ATTEMPTS,
-            keep_rejected=True,
-        )
-        for unit in filling.missing(UNITS, count=count):
-            filling.settle(unit, draw, count=count)
-        filling.finish(count=count)
-    return filling.made
-
-
-@pytest.fixture
-def whole(tmp_path, data_root, contents) -> dict[str, bytes]:
-    """What a store holds that was filled in one go."""
-    fill(tmp_path / "whole", data_root, drawer(data_root))
-    return contents(tmp_path / "whole")
-
-
-def rejected_lines(folder: Path) -> list[dict]:
-    return [json.loads(raw) for raw in (folder / "rejected" / "rejected.jsonl").read_text().splitlines()]
 
 
 def test_refused_ids_are_drawn_again_until_they_pass_or_are_given_up(whole, tmp_path):

@@ -32,7 +32,7 @@ def test_a_run_leaves_the_promised_files(whole_run):
     assert list(whole_run.folder.glob("checkpoints/checkpoint-*"))
     assert {path.parent.name for path in whole_run.folder.glob("segment/*/seed-0")} == {"real", "real+synthetic-1"}
     stages = [json.loads(line)["stage"] for line in (whole_run.folder / "log.jsonl").read_text().splitlines()]
-    assert stages == ["check", "train", "generate", "audit", "compare"]
+    assert stages == ["check", "train", "generate", "audit", "evaluate", "compare"]
 
 
 def test_metrics_have_the_documented_form(metrics):
@@ -101,7 +101,7 @@ def test_data_problems_end_a_run_before_it_starts_with_exit_code_3(write_config,
     mask.rename(mask.with_name("nobody_mask.png"))
     answer = cli("run", write_config(tmp_path, tiny_tree))
     assert answer.code == 3
-    assert "2 problems, first ground_truth/crack/nobody_mask.png" in answer.complaint
+    assert "1 problems, first test/crack/crack03.png: no mask" in answer.complaint
     assert not (tmp_path / "run" / "model").exists()
 
 

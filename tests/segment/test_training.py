@@ -101,7 +101,7 @@ def test_three_images_with_a_bright_square_are_learnt(items, tmp_path):
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(items, tmp_path, monkeypatch):
     whole = train(items, tmp_path / "whole")
     interrupt_at(5, items, tmp_path / "parts", monkeypatch)
-    assert [path.name for path in (tmp_path / "parts/checkpoints").iterdir()] == ["checkpoint-4"]
+    assert {path.name for path in (tmp_path / "parts/checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
     resumed = train(items, tmp_path / "parts")
     torch.testing.assert_close(weights(resumed), weights(whole), atol=1e-6, rtol=0)
     assert resumed.history == whole.history

@@ -15,8 +15,13 @@ from fastsynth.data.export.mvtec import write_mvtec
 from fastsynth.data.export.reading import StoredSample, defect_names, read_samples
 from fastsynth.data.export.webdataset import write_webdataset
 from fastsynth.data.export.yolo import write_yolo
+from fastsynth.data.medical.exporting import write_volumes
+from fastsynth.data.medical.sidecar import write_notice
 
-Format = Literal["coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib"]
+Format = Literal[
+    "coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib", "nifti", "dicom"
+]
+NEED_SOURCES = ("mvtec", "anomalib", "nifti", "dicom")
 
 
 class Counted:
@@ -35,15 +40,16 @@ class Counted:
 def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | None = None) -> int:
     """Write the samples of `store` to the new folder `output`; returns how many. The same store gives the same bytes.
 
-    data_root: the data set the store was made from; for the formats that hold normal images (mvtec, anomalib).
+    data_root: the data set the store was made from; for the formats that hold its images too (`NEED_SOURCES`).
+    An export of a medical store says so in NOTICE.txt.
 
     Raises:
         FileNotFoundError: no store, or a source image is missing.
         ValueError: `output` exists, a file changed since it was stored, or `data_root` is missing.
     """
     names = defect_names(store)
-    if data_root is None and kind in ("mvtec", "anomalib"):
-        raise ValueError(f"{kind} holds normal images too; pass the data set of the store with --data")
+    if data_root is None and kind in NEED_SOURCES:
+        raise ValueError(f"{kind} holds images of the data set too; pass the data set of the store with --data")
     root = data_root or store
     with new_folder(output) as folder:
         counted = Counted(read_samples(store))
@@ -63,6 +69,9 @@ def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | N
                 write_mvtec(samples, folder, data_root=root)
             case "anomalib":
                 write_anomalib(samples, folder, data_root=root)
+            case "nifti" | "dicom":
+                write_volumes(samples, folder, names=names, data_root=root, kind=kind)
             case _:
                 assert_never(kind)
+        write_notice(store, folder)
     return counted.count

@@ -50,9 +50,13 @@ class StoredSample:
     def objects(self) -> list[Object]:
         """The defects apart. Their union is the mask, bit for bit, and no two overlap.
 
-        The store knows boxes of the instances and the class of every pixel. A connected region (8 neighbours) belongs
-        to the topmost instance of its class whose box holds it; a region that no box holds stands for itself.
+        A sample without an instance map knows boxes and the class of every pixel: a connected region (8 neighbours)
+        belongs to the topmost instance of its class whose box holds it; a region that no box holds stands for itself.
         """
+        if "instance_map" in self.line:
+            ids = read_image(inside(self.store, self.line["instance_map"]))[..., 0]
+            defects = {item["id"]: item["defect"] for item in self.line["instances"]}
+            return [(defects[number], ids == number) for number in np.unique(ids[ids > 0]).tolist()]
         found: list[Object] = []
         for index in np.unique(self.classes[self.classes > 0]):
             name = self.names[index - 1]

@@ -1,4 +1,7 @@
-"""WebDataset: shard-000000.tar, … of <id>.png, <id>.mask.png, <id>.classes.png (if several) and <id>.json. Exact."""
+"""WebDataset: shard-000000.tar, … of <id>.png, <id>.mask.png and <id>.json. Exact.
+
+Where there are several: <id>.classes.png with class indices, <id>.instances.png with instance ids.
+"""
 
 import io
 import json
@@ -20,8 +23,9 @@ def write_webdataset(samples: Iterable[StoredSample], folder: Path, *, shard_byt
                 shard = tarfile.open(folder / f"shard-{number:06d}.tar", "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
                 number += 1
             files = {"png": sample.data("image"), "mask.png": sample.data("mask")}
-            if "classes" in sample.line:
-                files["classes.png"] = sample.data("classes")
+            for key, suffix in (("classes", "classes.png"), ("instance_map", "instances.png")):
+                if key in sample.line:
+                    files[suffix] = sample.data(key)
             files["json"] = json.dumps(sample.line, sort_keys=True, ensure_ascii=False).encode()
             for suffix, data in files.items():
                 entry = tarfile.TarInfo(f"{sample.id}.{suffix}")  # dated 1970, nobody's: same store, same bytes

@@ -1,0 +1,69 @@
+"""The verbs of the layout renderers: general layout-to-photo training, and foreign checkpoints."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastsynth.cli_options import ConfigPath, Device, Overrides, Seed
+
+if TYPE_CHECKING:
+    from generators.layout_config import PhotoConfig
+
+photo_app = typer.Typer(no_args_is_help=True, help="Renderers of whole pictures, from layouts to photos.")
+import_app = typer.Typer(no_args_is_help=True, help="Take trained networks of other programs.")
+
+
+@photo_app.command("train")
+def photo_train(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006 (typer copies it)
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Train CRN or pix2pixHD on folders of photos and layouts; continues from the last checkpoint."""
+    settings = _read(config, overrides, seed=seed, device=device)
+    from fastsynth.recipes.photos import train_photos
+
+    typer.echo(train_photos(settings))
+
+
+@photo_app.command("draw")
+def photo_draw(
+    config: ConfigPath,
+    layouts: Annotated[Path, typer.Argument(help="Folder of layouts, coloured as in training.")],
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    looks: Annotated[int, typer.Option(min=1, help="Pictures of every layout.")] = 3,
+    overrides: Overrides = [],  # noqa: B006
+    seed: Seed = None,
+) -> None:
+    """Draw pictures of layouts with what `photo train` has trained."""
+    settings = _read(config, overrides, seed=seed)
+    from fastsynth.recipes.photos import draw_photos
+
+    typer.echo(f"{output}: {len(draw_photos(settings, layouts, output, looks=looks))} pictures")
+
+
+@import_app.command("pix2pixhd")
+def import_pix2pixhd(
+    generator: Annotated[Path, typer.Argument(help="State dict of the generator, e.g. latest_net_G.pth.")],
+    output: Annotated[Path, typer.Option(help="New folder for the model.")],
+    encoder: Annotated[Path | None, typer.Option(help="State dict of the encoder, e.g. latest_net_E.pth.")] = None,
+    edges: Annotated[bool, typer.Option(help="Whether it was trained with instance edges.")] = True,
+    style_channels: Annotated[int | None, typer.Option(min=0, help="Style planes; 3 with an encoder, else 0.")] = None,
+) -> None:
+    """Read a published pix2pixHD; only tensors are taken from the files, no code."""
+    from fastsynth.recipes.photos import import_pix2pixhd
+
+    channels = (0 if encoder is None else 3) if style_channels is None else style_channels
+    model = import_pix2pixhd(generator, encoder, output, edges=edges, style_channels=channels)
+    parameters = sum(each.numel() for each in model.generator.parameters())
+    typer.echo(f"{output}: {len(model.class_names)} classes, {parameters:,} parameters")
+
+
+def _read(path: Path, overrides: list[str], **shorthands: int | str | None) -> "PhotoConfig":
+    from fastsynth.config import load_config
+    from generators.layout_config import PhotoConfig
+
+    given = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    return load_config(PhotoConfig, path, [*overrides, *given])

@@ -1,0 +1,118 @@
+"""Image metrics of a store: how real its defects look, how varied they are, whether they copy, whether they fit.
+
+Real means the test part: the samples were made without it. Copies are looked for in the training part.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fastsynth.data.store import read_manifest
+from fastsynth.files import write_json
+from fastsynth.images import read_image
+from fastsynth.quality.image_metrics import (
+    DIVERSITY_NAME,
+    INCEPTION_NAME,
+    KID_NAME,
+    NEAREST_NAME,
+    class_probabilities,
+    defect_crops,
+    diversity,
+    inception_score,
+    kid,
+    nearest_distance,
+    perceptual_embedding,
+    trunk_features,
+)
+from fastsynth.run import Run
+
+QUALITY_FILE = "quality.json"
+FEWEST = 4
+"""Defects below which a type's distances say nothing."""
+SEEN_CHANGE = 2
+"""Levels of 255 from which on a changed pixel can be seen."""
+COPY_QUANTILE = 0.05
+Pair = tuple[np.ndarray, np.ndarray]
+"""An image, and its foreground."""
+
+
+def evaluate(run: Run, *, most: int = 200) -> dict[str, Any]:
+    """Measure at most `most` samples of every type, write quality.json, return its content.
+
+    Of a type with too few samples or real defects, what cannot be told is left out.
+    """
+    types = {}
+    for defect in sorted({record.defect or "" for record in run.training_defects()}):
+        lines = [line for line in read_manifest(run.store_folder) if line["defect"] == defect]
+        if len(lines) < FEWEST:
+            continue
+        picks = np.linspace(0, len(lines) - 1, min(len(lines), most)).round().astype(int)
+        types[defect] = _measure(run, defect, [lines[pick] for pick in picks])
+    found = {
+        "types": types,
+        "mean": _mean(types),
+        "names": {
+            "kid": KID_NAME,
+            "diversity": DIVERSITY_NAME,
+            "inception_score": INCEPTION_NAME,
+            "nearest": NEAREST_NAME,
+            "copies": f"share of samples nearer to a training defect than {COPY_QUANTILE:.0%} of the real test defects",
+            "visible": f"share of the mask's pixels that changed by at least {SEEN_CHANGE} of 255 levels",
+        },
+    }
+    write_json(run.folder / QUALITY_FILE, found)
+    return found
+
+
+def _mean(types: dict[str, Any]) -> dict[str, float]:
+    """Over the types, of every figure; of KID its mean."""
+    columns: dict[str, list[float]] = {}
+    for values in types.values():
+        for name, value in values.items():
+            if name != "samples":
+                columns.setdefault(name, []).append(value["mean"] if name == "kid" else value)
+    return {name: float(np.mean(column)) for name, column in columns.items()}
+
+
+def _measure(run: Run, defect: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    made = [_sample(run, line) for line in lines]
+    known, unseen = (
+        [run.read(record) for record in run.records(part, normal=False) if record.defect == defect]
+        for part in ("train", "test")
+    )
+    crops = {name: _crops(pairs) for name, pairs in (("made", made), ("known", known), ("unseen", unseen)) if pairs}
+    looks = {name: perceptual_embedding(found) for name, found in crops.items()}
+    nearest = nearest_distance(looks["made"], looks["known"])
+    found: dict[str, Any] = {
+        "samples": len(made),
+        "inception_score": inception_score(class_probabilities(crops["made"])),
+        "nearest": float(np.median(nearest)),
+        "visible": float(np.mean([_visible(run, line, pair) for line, pair in zip(lines, made, strict=True)])),
+    }
+    if len(made) > len(known):
+        found["diversity"] = diversity(looks["made"], looks["known"])
+    if len(unseen) >= FEWEST:
+        rng = np.random.default_rng(run.config.seed)
+        distance = kid(trunk_features(crops["unseen"]), trunk_features(crops["made"]), rng=rng)
+        usual = nearest_distance(looks["unseen"], looks["known"])
+        found |= {"kid": distance._asdict(), "copies": float((nearest < np.quantile(usual, COPY_QUANTILE)).mean())}
+    return found
+
+
+def _crops(pairs: Sequence[Pair]) -> Any:
+    return defect_crops([image for image, _ in pairs], [foreground for _, foreground in pairs])
+
+
+def _sample(run: Run, line: dict[str, Any]) -> Pair:
+    image, mask = (read_image(run.store_folder / line[name]) for name in ("image", "mask"))
+    return image, mask[..., 0] > 0
+
+
+def _visible(run: Run, line: dict[str, Any], pair: Pair) -> float:
+    image, foreground = pair
+    source = read_image(run.path(line["source_image"]))
+    step = np.iinfo(image.dtype).max / 255
+    change = cv2.absdiff(image, source).reshape(*foreground.shape, -1).max(axis=2)
+    return float((change[foreground] >= SEEN_CHANGE * step).mean())

@@ -1,0 +1,188 @@
+"""FAST in a run's folder: train it on the training third, or load what was trained."""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.logging import disable_progress_bar
+from safetensors import SafetensorError
+
+from fastsynth.diffusion.base import build_scheduler
+from fastsynth.diffusion.building import new_pipeline
+from fastsynth.diffusion.config import FASTConfig
+from fastsynth.diffusion.hashing import weights_sha256
+from fastsynth.diffusion.pipeline import FASTPipeline
+from fastsynth.diffusion.pretrained.config import PretrainedBaseConfig
+from fastsynth.diffusion.renderer import FASTRenderer
+from fastsynth.diffusion.training import COMPACT, TrainingSetup, train_fast
+from fastsynth.diffusion.views import EncodedViews, View, defect_views, encode_views, normal_views
+from fastsynth.files import sha256_json, write_json
+from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
+from fastsynth.parallel import main_first, wait_for_all
+from fastsynth.processes import process_index
+from fastsynth.run import TRAINED_FROM, Run
+
+TRAINED = "training.json"
+HELD_OUT_VIEWS = 48
+"""Views of the validation defects that tell when to stop."""
+
+
+def train(run: Run, settings: FASTConfig) -> None:
+    """Train FAST on the training defects and normals into `run.model_folder`; the validation defects end it."""
+    with run.stage("train"), disk_errors(run.folder):
+        write_json(run.model_folder / TRAINED_FROM, run.training_settings())
+        exemplars = run.exemplars("train")
+        pipeline = _new_pipeline(run, settings, exemplars)
+        cpu = pipeline.device.type == "cpu"
+        with main_first(cpu=cpu):
+            views = _encoded_views(run, settings, pipeline, exemplars)
+        result = train_fast(
+            pipeline,
+            views["defects"],
+            views["normals"],
+            held_out=views.get("held_out"),
+            output=run.folder,
+            seed=run.config.seed,
+            log=lambda values: run.log({"stage": "train", **values}),
+            **settings.training.model_dump(exclude={"defect_crops", "normal_crops"}),
+            setup=_training_setup(run, settings, pipeline),
+        )
+        if process_index() == 0:
+            pipeline.save_pretrained(run.model_folder)
+            summary = {"steps": result.steps, "held_out_loss": result.held_out_loss}
+            write_json(run.model_folder / TRAINED, {**summary, "minutes": round(result.seconds / 60, 2)})
+        wait_for_all(cpu=cpu)
+
+
+def load(run: Run, settings: FASTConfig) -> FASTRenderer:
+    """The trained renderer, with the settings of sampling as they are now."""
+    disable_progress_bar()  # of loading: it is over before it can be read
+    return FASTRenderer(
+        _load_pipeline(run, settings),
+        ExemplarBank(run.exemplars("train")),
+        context=settings.context,
+        num_inference_steps=settings.num_inference_steps,
+        farm=settings.farm,
+        start=settings.start,
+        strength=settings.strength,
+        feather=settings.feather,
+    )
+
+
+def _load_pipeline(run: Run, settings: FASTConfig) -> FASTPipeline:
+    if isinstance(settings.base, PretrainedBaseConfig):
+        return _pretrained().load(run, settings, settings.base, device_of(run))
+    pipeline = FASTPipeline.from_pretrained(run.model_folder)
+    pipeline.scheduler = build_scheduler(
+        kernel=settings.kernel, spacing=settings.spacing, solver_order=settings.solver_order
+    )
+    pipeline.to(device_of(run))
+    return pipeline
+
+
+def _training_setup(run: Run, settings: FASTConfig, pipeline: FASTPipeline) -> TrainingSetup:
+    if isinstance(settings.base, PretrainedBaseConfig):
+        return _pretrained().training_setup(run, settings, settings.base, pipeline)
+    return COMPACT
+
+
+def _pretrained() -> Any:
+    """`recipes.pretrained`, whose libraries not everybody has. Raises ImportError with the command that helps."""
+    if importlib.util.find_spec("transformers") is None:
+        raise ImportError("base.kind is diffusers, which needs transformers; run: pip install 'fastsynth[pretrained]'")
+    from fastsynth.recipes import pretrained
+
+    return pretrained
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Weights are written by native code, which reports a full disk in its own ways."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
+
+
+def _encoded_views(
+    run: Run, settings: FASTConfig, pipeline: FASTPipeline, exemplars: Sequence[Exemplar]
+) -> dict[str, EncodedViews]:
+    """Views, encoded once and kept on disk while the training can still be interrupted.
+
+    Keys: defects, normals, and held_out where the split has validation defects.
+    """
+    normals = run.training_normals()
+    training, size, context = settings.training, settings.crop_size, settings.context
+    made_from = [
+        run.training_sha256(),
+        run.config.seed,
+        size,
+        context,
+        training.defect_crops,
+        training.normal_crops,
+        weights_sha256(pipeline.vae),
+    ]
+    folder = run.folder / "cache" / f"views-{sha256_json(made_from)[:12]}"
+
+    def read_normal(index: int) -> tuple[np.ndarray, str]:
+        return run.read(normals[index])[0], normals[index].category
+
+    rngs = [np.random.default_rng((run.config.seed, stream)) for stream in (1, 2, 3)]
+    defect_count, normal_count = training.defect_crops, training.normal_crops
+    views: dict[str, tuple[Iterator[View], int]] = {
+        "defects": (defect_views(exemplars, count=defect_count, size=size, context=context, rng=rngs[0]), defect_count),
+        "normals": (
+            normal_views(
+                read_normal, len(normals), exemplars, count=normal_count, size=size, context=context, rng=rngs[1]
+            ),
+            normal_count,
+        ),
+    }
+    if held_out := run.exemplars("val"):
+        drawn = defect_views(held_out, count=HELD_OUT_VIEWS, size=size, context=context, rng=rngs[2])
+        views["held_out"] = (drawn, HELD_OUT_VIEWS)
+    for name, (drawn, total) in views.items():
+        path = folder / f"{name}.safetensors"
+        if not path.is_file():
+            encode_views(drawn, pipeline.encoder, pipeline.tokens, total=total).save(path)
+    return {name: EncodedViews.load(folder / f"{name}.safetensors") for name in views}
+
+
+def _new_pipeline(run: Run, settings: FASTConfig, exemplars: Sequence[Exemplar]) -> FASTPipeline:
+    pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})
+    if isinstance(settings.base, PretrainedBaseConfig):
+        pretrained: FASTPipeline = _pretrained().build(run, settings, settings.base, pairs, device_of(run))
+        return pretrained.to(device_of(run))
+    pipeline = new_pipeline(
+        pairs,
+        autoencoder=settings.base.autoencoder,
+        pretrained=settings.base.pretrained,
+        fresh=settings.base.fresh,
+        size=settings.crop_size,
+        kernel=settings.kernel,
+        spacing=settings.spacing,
+        solver_order=settings.solver_order,
+        seed=run.config.seed,
+    )
+    pipeline.to(device_of(run))
+    return pipeline
+
+
+def device_of(run: Run) -> torch.device:
+    """Where the run's networks are. Raises ValueError for a device that this machine does not have."""
+    found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    match run.config.device:
+        case "auto":
+            return torch.device("cuda" if found["cuda"] else "cpu")
+        case name if found[name]:
+            return torch.device(name)
+        case name:
+            raise ValueError(
+                f"device is {name}, but this machine has {', '.join(d for d in found if found[d])}; use auto"
+            )

@@ -1,0 +1,136 @@
+"""CRN and pix2pixHD from settings to trained models: in a run's folder on its defects, or on photos and layouts."""
+
+import itertools
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+from diffusers.utils.logging import disable_progress_bar
+from tqdm import tqdm
+
+from fastsynth.diffusion.views import defect_views, normal_views
+from fastsynth.files import write_json
+from fastsynth.parallel import wait_for_all
+from fastsynth.processes import process_index
+from fastsynth.recipes.fast import TRAINED, device_of, disk_errors
+from fastsynth.run import TRAINED_FROM, Run
+from generators.batches import CropSource, Source
+from generators.crn_stages import train_crn
+from generators.layout_config import (
+    CRNConfig,
+    CRNPhotoConfig,
+    Pix2PixHDConfig,
+    Pix2PixHDNetworkConfig,
+    Pix2PixHDPhotoConfig,
+    Pix2PixHDTrainingConfig,
+)
+from generators.layout_model import LayoutModel
+from generators.loop import Log, LoopSettings
+from generators.pix2pixhd_stages import Design, train_pix2pixhd
+from generators.render import LayoutRenderer, class_name
+from generators.stages import Stages
+
+BACKGROUND = "background"
+LOOP_KEYS = {"batch_size", "gradient_accumulation_steps", "ema_decay", "decay_share", "save_every", "sample_every"}
+DESIGN_KEYS = {"discriminator", "discriminator_width", "num_scales", "spectral_norm"}
+STYLE_KEYS = {"style", "style_channels", "encoder_width", "encoder_downsamples"}
+SOURCE_KEYS = {"defect_crops", "normal_crops", "normal_share"}
+
+
+def train(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> None:
+    """Train on crops around the training defects, and of normals, into `run.model_folder`."""
+    with run.stage("train"), disk_errors(run.folder):
+        write_json(run.model_folder / TRAINED_FROM, run.training_settings())
+        device = device_of(run)
+        model, seconds = train_layout_model(
+            settings,
+            crop_source(run, settings),
+            output=run.folder / "checkpoints",
+            seed=run.config.seed,
+            device=device.type,
+            log=lambda values: run.log({"stage": "train", **values}),
+        )
+        if process_index() == 0:
+            model.save_pretrained(run.model_folder)
+            summary = {"steps": settings.training.max_train_steps, "minutes": round(seconds / 60, 2)}
+            write_json(run.model_folder / TRAINED, summary)
+        wait_for_all(cpu=device.type == "cpu")
+
+
+def load(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> LayoutRenderer:
+    """The trained renderer."""
+    disable_progress_bar()
+    model = LayoutModel.from_pretrained(run.model_folder, device=device_of(run))
+    return LayoutRenderer(model, size=settings.crop_size, context=settings.context, feather=settings.feather)
+
+
+def crop_source(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> CropSource:
+    """Crops around all training defects, and of normals under borrowed masks. They are drawn anew when resumed."""
+    training, exemplars, normals = settings.training, run.exemplars("train"), run.training_normals()
+
+    def read_normal(index: int) -> tuple[np.ndarray, str]:
+        return run.read(normals[index])[0], normals[index].category
+
+    crop: dict[str, Any] = {"size": settings.crop_size, "context": settings.context}
+    rngs = [np.random.default_rng((run.config.seed, stream)) for stream in (1, 2)]
+    views = itertools.chain(
+        defect_views(exemplars, count=training.defect_crops, rng=rngs[0], **crop),
+        normal_views(read_normal, len(normals), exemplars, count=training.normal_crops, rng=rngs[1], **crop),
+    )
+    pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})
+    names = (BACKGROUND, *(class_name(*pair) for pair in pairs))
+    numbers = {name: number for number, name in enumerate(names)}
+    pictures, masks, classes = [], [], []
+    for view in tqdm(views, total=training.defect_crops + training.normal_crops, desc="crops", leave=False):
+        pictures.append(np.rint((view.picture + 1) * 127.5).clip(0, 255).astype(np.uint8))
+        masks.append(view.mask_image.astype(np.uint8))
+        classes.append(numbers.get(class_name(view.category, view.defect), 0))
+    return CropSource(
+        np.stack(pictures),
+        np.stack(masks),
+        np.array(classes),
+        class_names=names,
+        normal_share=training.normal_share,
+    )
+
+
+def train_layout_model(
+    settings: CRNConfig | Pix2PixHDConfig | CRNPhotoConfig | Pix2PixHDPhotoConfig,
+    source: Source,
+    *,
+    output: Path,
+    seed: int,
+    device: str,
+    log: Log,
+    ignore: int | None = None,
+    warp_amplitude: float = 0.0,
+) -> tuple[LayoutModel, float]:
+    """Train, or go on with it, below `output`; the model, and the seconds that its training took."""
+    training = settings.training
+    stages = Stages(
+        source,
+        output=output,
+        steps=training.stage_steps,
+        settings=LoopSettings(**training.model_dump(include=LOOP_KEYS), seed=seed, device=device),
+        fills_holes=isinstance(source, CropSource),
+        ignore=ignore,
+        log=log,
+    )
+    rest = training.model_dump(exclude=LOOP_KEYS | SOURCE_KEYS | DESIGN_KEYS | {"stage_steps"})
+    match settings:
+        case CRNConfig() | CRNPhotoConfig():
+            model = train_crn(stages, **settings.network.model_dump(), **rest, warp_amplitude=warp_amplitude)
+        case Pix2PixHDConfig() | Pix2PixHDPhotoConfig():
+            design, centres = _design(settings.network, settings.training), settings.network.num_centres
+            model = train_pix2pixhd(stages, design, num_centres=centres, **rest, warp_amplitude=warp_amplitude)
+        case _:
+            assert_never(settings)
+    return model, stages.seconds
+
+
+def _design(network: Pix2PixHDNetworkConfig, training: Pix2PixHDTrainingConfig) -> Design:
+    return Design(
+        generator=network.model_dump(exclude=STYLE_KEYS | {"num_centres"}),
+        **network.model_dump(include=STYLE_KEYS),
+        **training.model_dump(include=DESIGN_KEYS),
+    )

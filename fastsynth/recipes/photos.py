@@ -1,0 +1,156 @@
+"""General layout-to-photo renderers: trained on folders of photos and layouts, shown on layouts they have not seen."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.utils.logging import disable_progress_bar
+
+from fastsynth.config import dump_config, load_config
+from fastsynth.files import atomic_write, write_json
+from fastsynth.images import encode_png, read_image
+from fastsynth.recipes.fast import TRAINED
+from fastsynth.recipes.layout_training import train_layout_model
+from fastsynth.sheets import save_sheet
+from fastsynth.types import sample_seed
+from generators.batches import Batch
+from generators.importing import import_encoder, import_generator
+from generators.layout_config import PhotoConfig
+from generators.layout_model import LayoutModel
+from generators.pairs import PairSource, Palette, find_pairs, scale_layout
+from generators.sample_sheet import pixels, sample_sheet
+
+LOOKS = 3
+"""Pictures per layout on a sheet."""
+
+
+def train_photos(config: PhotoConfig) -> Path:
+    """Train, or go on with it; `model/` and `sheet.png` in the output folder, which it returns.
+
+    Raises ValueError when the folder holds a model of other settings, or the pictures do not fit together.
+    """
+    output, model_folder = config.output, config.output / "model"
+    source = open_pairs(config)
+    _claim(config)
+    if not (model_folder / TRAINED).is_file():
+        model, seconds = train_layout_model(
+            config.renderer,
+            source,
+            output=output / "checkpoints",
+            seed=config.seed,
+            device=_device_type(config.device),
+            log=lambda values: _append(output / "log.jsonl", values),
+            ignore=Palette.ignore_id,
+            warp_amplitude=config.data.warp_amplitude,
+        )
+        model.save_pretrained(model_folder)
+        summary = {"steps": config.renderer.training.max_train_steps, "minutes": round(seconds / 60, 2)}
+        write_json(model_folder / TRAINED, summary)
+    return draw_photo_sheet(config)
+
+
+def draw_photo_sheet(config: PhotoConfig, *, columns: int = 8) -> Path:
+    """`sheet.png`: held-out layouts, their photos, and several looks of each by the trained model."""
+    disable_progress_bar()
+    model = LayoutModel.from_pretrained(config.output / "model")
+    batch = open_pairs(config).samples(columns, shrink=1)
+    path = config.output / "sheet.png"
+    save_sheet(path, sample_sheet(batch, {"look": draw_looks(model, batch, count=LOOKS, seed=config.seed)}))
+    return path
+
+
+def draw_photos(config: PhotoConfig, layouts: Path, output: Path, *, looks: int) -> list[Path]:
+    """PNG files `<stem>-<look>.png` of every layout of a folder, scaled as in training; returns their paths.
+
+    Raises FileNotFoundError when nothing is trained or there is no such folder, ValueError when it has no pictures.
+    """
+    disable_progress_bar()
+    model = LayoutModel.from_pretrained(config.output / "model")
+    palette, written = Palette(config.data.classes, ignore=config.data.ignore), []
+    for number, files in enumerate(find_pairs(layouts, None, None)):
+        labels = palette.labels(read_image(files.photo), source=files.photo)
+        maps = [
+            torch.from_numpy(ids.astype(np.int64))[None]
+            for ids in scale_layout(labels, None, shorter=config.data.load_size)
+        ]
+        batch = Batch(maps[0], maps[1], torch.zeros(1, 3, *maps[0].shape[1:]))
+        for look, pictures in enumerate(draw_looks(model, batch, count=looks, seed=sample_seed(config.seed, number))):
+            path = output / f"{files.photo.stem}-{look + 1}.png"
+            atomic_write(path, encode_png(pixels(pictures)[0]))
+            written.append(path)
+    return written
+
+
+def draw_looks(model: LayoutModel, batch: Batch, *, count: int, seed: int) -> list[torch.Tensor]:
+    """`count` pictures of every layout, each (B, 3, H, W); a CRN's outputs in turn, else other styles."""
+    looks = []
+    for look in range(count):
+        output = look % model.num_outputs
+        drawn = [
+            model.draw(labels, instances, seed=sample_seed(seed, number, look), output=output)
+            for number, (labels, instances) in enumerate(zip(batch.labels, batch.instances, strict=True))
+        ]
+        looks.append(torch.stack(drawn))
+    return looks
+
+
+def open_pairs(config: PhotoConfig) -> PairSource:
+    """Raises FileNotFoundError or ValueError for folders that do not fit together."""
+    data = config.data
+    return PairSource(
+        find_pairs(data.photos, data.layouts, data.instances),
+        Palette(data.classes, ignore=data.ignore),
+        load_size=data.load_size,
+        crop_size=data.crop_size,
+        flip=data.flip,
+        held_out=data.held_out,
+        seed=config.seed,
+    )
+
+
+def import_pix2pixhd(
+    generator: Path, encoder: Path | None, output: Path, *, edges: bool, style_channels: int
+) -> LayoutModel:
+    """Published state dicts to a model folder at `output`, its classes named by their ids.
+
+    Raises FileNotFoundError for a missing file; ValueError when `output` exists, or naming the first tensor that
+    does not fit.
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists; choose a new folder, or delete this one")
+    network = import_generator(generator, edges=edges, style_channels=style_channels)
+    found = None if encoder is None else import_encoder(encoder)
+    if found is not None and found.config["style_channels"] != style_channels:
+        raise ValueError(
+            f"{encoder} gives {found.config['style_channels']} style channels, the generator is read with "
+            f"{style_channels}; set --style-channels"
+        )
+    names = tuple(str(number) for number in range(network.config["num_classes"]))
+    model = LayoutModel(network, names, style="encoder" if style_channels else "none", encoder=found)
+    model.save_pretrained(output)
+    return model
+
+
+def _claim(config: PhotoConfig) -> None:
+    """Write config.yaml, or refuse a folder whose model was begun with other settings."""
+    path, free = config.output / "config.yaml", {"output", "device"}
+    if path.is_file():
+        stored = load_config(PhotoConfig, path)
+        if stored.model_dump(exclude=free) != config.model_dump(exclude=free):
+            raise ValueError(
+                f"{config.output} is trained with the settings of its config.yaml, this configuration has others; "
+                "choose another output, or delete the folder to train again"
+            )
+    atomic_write(path, dump_config(config).encode())
+
+
+def _device_type(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _append(path: Path, values: dict[str, object]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(values, sort_keys=True) + "\n")

@@ -1,0 +1,137 @@
+"""What layout renderers are trained on: batches of layouts and pictures, and where they come from.
+
+Pictures and label maps stay uint8 until a batch is drawn. B batch, H W picture size, S side of a square crop.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, Self
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from generators.encoding import surroundings
+
+
+class Batch(NamedTuple):
+    """labels, instances: (B, H, W) int64. image: (B, 3, H, W) float in [-1, 1].
+
+    hole: (B, 1, H, W), 1 where the renderer draws into the picture; None when it draws all of it.
+    """
+
+    labels: Tensor
+    instances: Tensor
+    image: Tensor
+    hole: Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        return self._replace(**{k: v.to(device) for k, v in self._asdict().items() if v is not None})
+
+    def part(self, samples: slice) -> Self:
+        """Some of the samples."""
+        return self._replace(**{k: v[samples] for k, v in self._asdict().items() if v is not None})
+
+    @property
+    def context(self) -> Tensor | None:
+        """What a renderer sees of the picture, see `encoding.surroundings`."""
+        return None if self.hole is None else surroundings(self.image, self.hole)
+
+    @property
+    def styled(self) -> Tensor:
+        """(B, 1, H, W), 1 where instances have a style: everywhere, or on the defects of a hole."""
+        return torch.ones_like(self.image[:, :1]) if self.hole is None else (self.labels > 0)[:, None].to(self.image)
+
+    def composite(self, render: Tensor) -> Tensor:
+        """`render` in the hole, the picture around it. render: (B, 3, H, W), or (B, k, 3, H, W) of k outputs."""
+        if self.hole is None:
+            return render
+        hole, image = self.hole, self.image
+        if render.ndim == 5:
+            hole, image = hole[:, None], image[:, None]
+        return hole * render + (1 - hole) * image
+
+
+class Source(Protocol):
+    """Draws training batches. class_names: by id."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
+        """A random batch at 1/shrink of the full size."""
+        ...
+
+    def samples(self, count: int, *, shrink: int) -> Batch:
+        """The same few layouts every time, for sheets; not trained on where there are enough."""
+        ...
+
+    def every(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
+        """All there is once, without augmentation."""
+        ...
+
+
+class CropSource:
+    """Crops around the defects, and of normal pictures under borrowed masks: what to draw into a hole.
+
+    Args:
+        pictures: (N, 3, S, S) uint8. masks: (N, 1, S, S) uint8 of 0 and 1.
+        classes: (N,) ids of `class_names`; 0 for normal pictures, whose hole is filled with background.
+        class_names: by id; 0 is the background.
+        normal_share: share of the drawn crops that are normal ones, where there are any.
+    """
+
+    def __init__(
+        self,
+        pictures: np.ndarray,
+        masks: np.ndarray,
+        classes: np.ndarray,
+        *,
+        class_names: Sequence[str],
+        normal_share: float,
+    ) -> None:
+        self.pictures, self.masks, self.classes = pictures, masks, classes
+        self.class_names = tuple(class_names)
+        self.normals, self.defects = np.flatnonzero(classes == 0), np.flatnonzero(classes)
+        self.normal_share = normal_share if len(self.normals) else 0.0
+
+    def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
+        normal = rng.random(count) < self.normal_share
+        return self._batch(
+            np.array([rng.choice(self.normals if is_normal else self.defects) for is_normal in normal]), shrink
+        )
+
+    def samples(self, count: int, *, shrink: int) -> Batch:
+        """Defects, evenly over the classes (they are trained on: a few training defects can spare none)."""
+        picks = np.linspace(0, len(self.defects) - 1, count).round().astype(int)
+        return self._batch(self.defects[picks], shrink)
+
+    def every(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
+        for start in range(0, len(self.defects), batch_size):
+            yield self._batch(self.defects[start : start + batch_size], shrink)
+
+    def _batch(self, picks: np.ndarray, shrink: int) -> Batch:
+        image = torch.from_numpy(self.pictures[picks]).float() / 127.5 - 1
+        # the largest value of each cell, so that hair-thin defects survive
+        hole = F.max_pool2d(torch.from_numpy(self.masks[picks]).float(), shrink)
+        inside = hole[:, 0].long()
+        labels = inside * torch.from_numpy(self.classes[picks])[:, None, None]
+        return Batch(labels, components(inside), F.avg_pool2d(image, shrink), hole)
+
+
+def components(labels: Tensor) -> Tensor:
+    """Connected regions of equal label, numbered from 0 per layout: (B, H, W) int64, like `labels`."""
+    return torch.stack([torch.from_numpy(components_of(layout.numpy())) for layout in labels])
+
+
+def components_of(labels: np.ndarray) -> np.ndarray:
+    """As `components`, of one (H, W) label map; regions are numbered class by class."""
+    instances = np.zeros(labels.shape, np.int64)
+    start = 0
+    for label in np.unique(labels):
+        count, numbers = cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=8)
+        inside = numbers > 0
+        instances[inside] = numbers[inside] - 1 + start
+        start += count - 1
+    return instances

@@ -1,0 +1,213 @@
+"""Settings of CRN and pix2pixHD: their networks, their training, and the two ways they are used. No torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fastsynth.config import Config
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Trunk = Literal["offline", "vgg19", "random"]
+
+
+class TrainingConfig(Config):
+    """What both trainings have: stages, batches, averaging, the perceptual trunk."""
+
+    stage_steps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (300, 500)
+    """Optimizer steps of every stage; each stage works at twice the size of the one before, the last at full size."""
+    batch_size: Positive = 4
+    gradient_accumulation_steps: Positive = 1
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the averaged weights, which are the ones kept."""
+    trunk: Trunk = "offline"
+    """Network behind the perceptual loss: EfficientNet-Lite0 from the extra `offline`, VGG-19 from torchvision's hub,
+    or a small random one."""
+    calibration_steps: Annotated[int, Field(ge=0)] = 50
+    """First steps of every stage, after which the trunk's layers are weighted so that each counts the same."""
+    save_every: Positive = 100
+    sample_every: Positive = 200
+    """Steps between sheets of samples."""
+
+    @property
+    def max_train_steps(self) -> int:
+        """Of all stages."""
+        return sum(self.stage_steps)
+
+
+class CRNTrainingConfig(TrainingConfig):
+    """Perceptual regression of several outputs at once (arXiv 1707.09405)."""
+
+    learning_rate: Rate = 1e-3
+    decay_share: Share = 0.5
+    """Last share of a stage in which the learning rate falls to 0; 0 keeps it, as published."""
+    diversity_mean_weight: tuple[PositiveShare, PositiveShare] = (0.2, 0.01)
+    """Share of the mean over the outputs beside the best one, at the start and the end of a stage. Published: 0.001
+    throughout. Outputs that never win learn from it alone; it also makes the outputs alike."""
+    class_norm: Literal["none", "area", "sqrt_area"] = "none"
+    """What a class counts in a picture: its area (as published), the same as every other, or between."""
+
+
+class Pix2PixHDTrainingConfig(TrainingConfig):
+    """Adversarial training, first global, then with local enhancers (arXiv 1711.11585)."""
+
+    learning_rate: Rate = 4e-4
+    discriminator_learning_rate: Rate = 4e-4
+    decay_share: Share = 0.5
+    """Last share of a stage in which both learning rates fall to 0."""
+    freeze_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps of every stage after the first in which only the new enhancer and the head are trained."""
+    discriminator: Literal["patch", "segmenter"] = "patch"
+    """patch: real or rendered, per patch, at several sizes. segmenter: per pixel its class or rendered (OASIS)."""
+    adversary: Literal["lsgan", "hinge"] = "lsgan"
+    """Loss of the patch discriminators."""
+    discriminator_width: Positive = 24
+    num_scales: Positive = 2
+    """Sizes the patch discriminators look at in the first stage; every further stage adds one."""
+    spectral_norm: bool = False
+    """Of the patch discriminators; a segmenter always has it."""
+    feature_weight: Weight = 10.0
+    """Of feature matching between the patch discriminators' layers."""
+    perceptual_weight: Weight = 10.0
+    label_mix_weight: Weight = 10.0
+    """Of a segmenter's consistency under LabelMix."""
+    pool_size: Annotated[int, Field(ge=0)] = 0
+    """Past renders kept for the patch discriminators; 0 keeps none, as published."""
+
+
+class CRNNetworkConfig(Config):
+    """The chain of refinement modules."""
+
+    widths: Annotated[tuple[Positive, ...], Field(min_length=2)] = (96, 96, 64, 48, 32, 24)
+    """Channels of each module, coarsest first; n modules need sides of 4·2^(n-1) pixels at least."""
+    num_outputs: Positive = 3
+    """Different pictures drawn for every layout."""
+    norm: Literal["joint", "class_adaptive"] = "class_adaptive"
+    """joint as published; class_adaptive with gain and offset by class (CLADE)."""
+    edges: bool = False
+    """Show the borders of instances too; not in the publication."""
+
+
+class Pix2PixHDNetworkConfig(Config):
+    """Global generator and enhancers; there is one enhancer for every stage after the first."""
+
+    width: Positive = 24
+    num_downsamples: Positive = 3
+    num_blocks: Annotated[int, Field(ge=0)] = 4
+    num_enhancer_blocks: Annotated[int, Field(ge=0)] = 2
+    norm: Literal["instance", "class_adaptive"] = "class_adaptive"
+    """instance as published; class_adaptive with gain and offset by class and style after it."""
+    upsampling: Literal["resize", "transposed"] = "resize"
+    """transposed as published; resize leaves no checkerboard."""
+    style: Literal["none", "encoder", "noise"] = "encoder"
+    """What tells two instances of a class apart: nothing, a vector that an encoder finds in real ones, or noise."""
+    style_channels: Positive = 3
+    num_centres: Positive = 10
+    """Looks kept per class, centres of the encoder's vectors."""
+    encoder_width: Positive = 8
+    encoder_downsamples: Positive = 3
+
+
+class CRNCropTrainingConfig(CRNTrainingConfig):
+    """On crops around training defects."""
+
+    class_norm: Literal["none", "area", "sqrt_area"] = "area"
+    defect_crops: Positive = 1200
+    """Augmented views of the training defects, all types alike."""
+    normal_crops: Annotated[int, Field(ge=0)] = 200
+    """Views of normal images under borrowed masks: they teach what a sound surface looks like under a mask."""
+    normal_share: Share = 0.15
+    """Share of normal crops in a batch."""
+
+
+class Pix2PixHDCropTrainingConfig(Pix2PixHDTrainingConfig):
+    """On crops around training defects."""
+
+    defect_crops: Positive = 1200
+    normal_crops: Annotated[int, Field(ge=0)] = 200
+    normal_share: Share = 0.15
+
+
+class LayoutRendererConfig(Config):
+    """What both have as renderers of a run."""
+
+    crop_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
+    """Side of the network's square input in pixels."""
+    context: Annotated[float, Field(ge=1.1)] = 2.0
+    """Side of a crop as a multiple of the defect's longer side."""
+    feather: Annotated[float, Field(ge=0)] = 2.0
+    """Pixels of fading inside the mask's border."""
+
+
+class CRNConfig(LayoutRendererConfig):
+    """`renderer` section of a run with `kind: crn`."""
+
+    kind: Literal["crn"] = "crn"
+    network: CRNNetworkConfig = CRNNetworkConfig()
+    training: CRNCropTrainingConfig = CRNCropTrainingConfig()
+
+
+class Pix2PixHDConfig(LayoutRendererConfig):
+    """`renderer` section of a run with `kind: pix2pixhd`."""
+
+    kind: Literal["pix2pixhd"] = "pix2pixhd"
+    network: Pix2PixHDNetworkConfig = Pix2PixHDNetworkConfig()
+    training: Pix2PixHDCropTrainingConfig = Pix2PixHDCropTrainingConfig()
+
+
+class PairsConfig(Config):
+    """Photos and the layouts that belong to them."""
+
+    photos: Path
+    """Folder of photos; when `layouts` is null, of pictures with the photo left and its layout right."""
+    layouts: Path | None = None
+    """Folder of layouts: a picture's layout has its stem."""
+    instances: Path | None = None
+    """Folder of instance ids, 8 or 16 bit; null: connected regions of a class."""
+    classes: Annotated[dict[str, tuple[int, int, int] | int], Field(min_length=1)]
+    """Class name → its colour in the layouts, or its grey value."""
+    ignore: int | None = None
+    """Grey value of pixels without a class."""
+    load_size: Positive = 144
+    """Pictures are scaled so that their shorter side has so many pixels."""
+    crop_size: Annotated[int, Field(ge=32, multiple_of=16)] = 128
+    """Side of the square training crops."""
+    flip: bool = True
+    """Mirror half of the crops."""
+    held_out: Annotated[int, Field(ge=0)] = 40
+    """Pictures that are not trained on; the sheets show them."""
+    warp_amplitude: Annotated[float, Field(ge=0)] = 0.0
+    """Pixels by which the layouts the renderer sees are bent, so that it learns shapes of its own."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.crop_size > self.load_size:
+            raise ValueError(f"crop_size {self.crop_size} is larger than load_size {self.load_size}; make it smaller")
+        return self
+
+
+class CRNPhotoConfig(Config):
+    kind: Literal["crn"] = "crn"
+    network: CRNNetworkConfig = CRNNetworkConfig()
+    training: CRNTrainingConfig = CRNTrainingConfig()
+
+
+class Pix2PixHDPhotoConfig(Config):
+    kind: Literal["pix2pixhd"] = "pix2pixhd"
+    network: Pix2PixHDNetworkConfig = Pix2PixHDNetworkConfig()
+    training: Pix2PixHDTrainingConfig = Pix2PixHDTrainingConfig()
+
+
+class PhotoConfig(Config):
+    """A general layout-to-photo renderer: `fastsynth photo train`."""
+
+    output: Path
+    """Folder for checkpoints, sheets and the model; made when missing, resumed when not."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    data: PairsConfig
+    renderer: Annotated[CRNPhotoConfig | Pix2PixHDPhotoConfig, Field(discriminator="kind")]

@@ -1,0 +1,185 @@
+"""A trained layout renderer as one folder: the generator, and for styles an encoder and a bank.
+
+    layout_model.json   kind, names of the classes, kind of styles, id to ignore, λ of the perceptual loss
+    generator/  encoder/  bank/        `save_pretrained` folders
+
+N classes, D style channels, k outputs, H W picture size.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, assert_never
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastsynth.files import read_json, write_json
+from fastsynth.types import sample_seed
+from generators.crn import CRN, SMALLEST_BASE
+from generators.encoding import encode_layout
+from generators.pix2pixhd import SMALLEST_BOTTLENECK, Pix2PixHDGenerator
+from generators.style import StyleBank, StyleEncoder, noise_style, paint_styles
+
+Kind = Literal["crn", "pix2pixhd"]
+StyleKind = Literal["none", "encoder", "noise"]
+DESCRIPTION = "layout_model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class LayoutModel:
+    """class_names: by id. layer_weights: λ of the trunk's layers it was trained with, empty when unknown."""
+
+    generator: CRN | Pix2PixHDGenerator
+    class_names: tuple[str, ...]
+    style: StyleKind = "none"
+    encoder: StyleEncoder | None = None
+    bank: StyleBank | None = None
+    ignore: int | None = None
+    layer_weights: tuple[float, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        return "crn" if isinstance(self.generator, CRN) else "pix2pixhd"
+
+    @property
+    def fills_holes(self) -> bool:
+        """Whether it draws into a picture instead of a whole one."""
+        return bool(self.generator.config["context_channels"])
+
+    @property
+    def num_outputs(self) -> int:
+        """k, pictures that one pass draws."""
+        return int(self.generator.config["num_outputs"]) if isinstance(self.generator, CRN) else 1
+
+    @property
+    def multiple(self) -> int:
+        """Sides the network takes are multiples of this, and at least `smallest` times it."""
+        config = self.generator.config
+        if isinstance(self.generator, CRN):
+            return int(2 ** (len(config["widths"]) - 1))
+        return int(2 ** (config["num_downsamples"] + config["num_enhancers"]))
+
+    @torch.no_grad()
+    def draw(
+        self,
+        labels: Tensor,
+        instances: Tensor,
+        *,
+        seed: int,
+        output: int | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """One picture of one layout, (3, H, W) in [-1, 1]; the same seed gives the same picture.
+
+        Args:
+            labels, instances: (H, W) integers, any size: it is padded to one the network takes, and cut again.
+            seed: chooses the looks; every instance's by the seed and its own id, so that changing one keeps the rest.
+            output: which of the k outputs, by default one that the seed chooses.
+            context: (4, H, W) of `encoding.surroundings`, for a model that fills holes.
+
+        Raises ValueError for ids out of range, or a model without the bank that its styles come from.
+        """
+        height, width = labels.shape
+        planes = self._encode(labels, instances, context, self._styles(labels, instances, seed))
+        drawn = self.generator(self._padded(planes[None].to(self.generator.device)))
+        if drawn.ndim == 5:
+            drawn = drawn[:, seed % self.num_outputs if output is None else output]
+        picture: Tensor = drawn[0, :, :height, :width].clamp(-1, 1).float().cpu()
+        return picture
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.generator.save_pretrained(folder / "generator")
+        for name, part in (("encoder", self.encoder), ("bank", self.bank)):
+            if part is not None:
+                part.save_pretrained(folder / name)
+        description = {
+            "kind": self.kind,
+            "class_names": self.class_names,
+            "style": self.style,
+            "ignore": self.ignore,
+            "layer_weights": self.layer_weights,
+        }
+        write_json(folder / DESCRIPTION, description)  # last: a folder with it is whole
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, *, device: torch.device | str = "cpu") -> Self:
+        """Raises FileNotFoundError when there is none, ValueError when the bank belongs to another encoder."""
+        path = folder / DESCRIPTION
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder}: no layout renderer ({DESCRIPTION} is missing); train or import one")
+        found = read_json(path)
+        encoder, bank = None, None
+        if (folder / "encoder").is_dir():
+            encoder = StyleEncoder.from_pretrained(folder / "encoder").eval().requires_grad_(False)
+        if (folder / "bank").is_dir():
+            bank = StyleBank.from_pretrained(folder / "bank")
+            if encoder is not None:
+                bank.check_encoder(encoder)
+        return cls(
+            generator=_load_generator(found["kind"], folder / "generator").to(device),
+            class_names=tuple(found["class_names"]),
+            style=found["style"],
+            encoder=encoder,
+            bank=bank,
+            ignore=found["ignore"],
+            layer_weights=tuple(found["layer_weights"]),
+        )
+
+    def class_id(self, name: str) -> int:
+        """Raises ValueError for a name that the model does not know."""
+        if name not in self.class_names:
+            raise ValueError(f"{name} is not among the classes of this renderer: {', '.join(self.class_names)}")
+        return self.class_names.index(name)
+
+    def instance_styles(self, labels: Tensor, instances: Tensor, *, seed: int) -> dict[int, Tensor]:
+        """Instance id → (D,) style: from the bank by class, or noise, by (seed, id). (H, W) integers."""
+        found = {}
+        for number in instances.unique().tolist():
+            generator = torch.Generator().manual_seed(sample_seed(seed, number))
+            label = int(labels[instances == number][0])
+            if self.style == "noise":
+                style = noise_style(int(self.generator.config["style_channels"]), generator=generator)
+            elif self.bank is None:
+                raise ValueError(
+                    "this renderer needs styles and has no style bank; train it, or import one without styles"
+                )
+            else:
+                style = self.bank.average if label == self.ignore else self.bank.draw(label, generator=generator)
+            found[number] = style
+        return found
+
+    def _styles(self, labels: Tensor, instances: Tensor, seed: int) -> Tensor | None:
+        if not self.generator.config["style_channels"]:
+            return None
+        styles = paint_styles(instances, self.instance_styles(labels, instances, seed=seed))
+        # in a hole, only what is drawn has a look of its own
+        return styles * (labels > 0) if self.fills_holes else styles
+
+    def _encode(self, labels: Tensor, instances: Tensor, context: Tensor | None, styles: Tensor | None) -> Tensor:
+        return encode_layout(
+            labels[None],
+            instances[None] if self.generator.config["edges"] else None,
+            None if styles is None else styles[None],
+            num_classes=int(self.generator.config["num_classes"]),
+            context=None if context is None else context[None],
+            ignore=self.ignore,
+        )[0]
+
+    def _padded(self, planes: Tensor) -> Tensor:
+        """(1, C, H, W) with its last rows and columns repeated up to a size the network takes."""
+        smallest = (SMALLEST_BASE if self.kind == "crn" else SMALLEST_BOTTLENECK) * self.multiple
+        height, width = (max(smallest, math.ceil(side / self.multiple) * self.multiple) for side in planes.shape[-2:])
+        return F.pad(planes, (0, width - planes.shape[-1], 0, height - planes.shape[-2]), mode="replicate")
+
+
+def _load_generator(kind: Kind, folder: Path) -> CRN | Pix2PixHDGenerator:
+    match kind:
+        case "crn":
+            generator: CRN | Pix2PixHDGenerator = CRN.from_pretrained(folder)
+        case "pix2pixhd":
+            generator = Pix2PixHDGenerator.from_pretrained(folder)
+        case _:
+            assert_never(kind)
+    return generator.eval().requires_grad_(False)

@@ -1,0 +1,198 @@
+"""The one training loop of the layout renderers; what CRN and pix2pixHD do not share is a `Task`.
+
+Everything random in a step comes from (seed, step), and a checkpoint holds weights, optimisers, learning rates,
+averages and what the task wants to remember: a resumed training ends where an uninterrupted one does.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
+from fastsynth.parallel import own_slice
+from fastsynth.stopping import gentle_stop
+from generators.batches import Batch, Source
+from generators.losses import LayerWeights, layer_terms
+from generators.perceptual import PerceptualTrunk
+
+LOG_EVERY = 10
+Log = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """decay_share: last share of the steps in which the learning rates fall to 0. The rest as in `TrainingConfig`."""
+
+    batch_size: int
+    gradient_accumulation_steps: int
+    ema_decay: float
+    decay_share: float
+    save_every: int
+    sample_every: int
+    seed: int
+    device: str
+
+
+class Task(ABC):
+    """One stage of a renderer's training.
+
+    players: modules with an optimiser each; the first one draws, and is averaged.
+    rates, betas: of each player's Adam. states: what else a checkpoint holds. shown: parts of the last losses.
+    """
+
+    players: list[nn.Module]
+    rates: tuple[float, ...]
+    betas: tuple[float, float]
+    shown: dict[str, Tensor]
+
+    def __init__(self, trunk: PerceptualTrunk, weights: LayerWeights, *, calibration_steps: int) -> None:
+        self.trunk, self.weights, self.calibration_steps = trunk, weights, calibration_steps
+        self.states: list[Any] = [weights]
+        self.shown = {}
+
+    def start_step(self, step: int) -> None:
+        """Freeze or thaw parts; called before every step, also the first one after a resumption."""
+        if step == self.calibration_steps > 0:
+            self.weights.freeze()
+
+    @abstractmethod
+    def losses(self, batch: Batch, *, step: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """One loss per player, in their order; gradients are computed before the next one is asked for."""
+
+    @abstractmethod
+    def samples(self, batch: Batch) -> list[Tensor]:
+        """Pictures for a sheet, each (B, 3, H, W) in [-1, 1]."""
+
+    def numbers(self) -> dict[str, Any]:
+        """For the log, every few steps."""
+        return {name: round(float(value), 5) for name, value in self.shown.items()}
+
+    def calibrate(self, features: list[Tensor], target: list[Tensor], *, step: int) -> None:
+        """In the first steps: watch how large each layer's term is. Both L maps of one shape."""
+        if step < self.calibration_steps:
+            self.weights.observe(layer_terms([f.detach() for f in features], target))
+
+
+class Progress:
+    """How far a stage is, and for how long it has been trained, over all sittings."""
+
+    def __init__(self) -> None:
+        self.step, self._before, self._started = 0, 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"step": self.step, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.step, self._before, self._started = int(state["step"]), float(state["seconds"]), time.monotonic()
+
+
+def fit(
+    task: Task,
+    source: Source,
+    *,
+    shrink: int,
+    steps: int,
+    output: Path,
+    settings: LoopSettings,
+    name: str,
+    log: Log,
+    show: Callable[[int, Task], None],
+) -> float:
+    """Train `task` to `steps`, continuing from the last checkpoint below `output`; returns seconds of training.
+
+    The first player ends up with the averaged weights. Asked to stop, it finishes the step, saves it and raises
+    KeyboardInterrupt. Several processes share each batch. shrink: how much smaller than the source the pictures are.
+    log: gets step and losses every few steps. show: draws a sheet, with averaged weights in place.
+    """
+    accelerator = Accelerator(
+        cpu=settings.device == "cpu",
+        mixed_precision=precision(settings.device),
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+    )
+    optimizers = [
+        torch.optim.Adam(player.parameters(), lr=rate, betas=task.betas)
+        for player, rate in zip(task.players, task.rates, strict=True)
+    ]
+    count = len(task.players)
+    prepared = accelerator.prepare(*task.players, *optimizers)
+    task.players[:], optimizers = prepared[:count], prepared[count:]
+    task.trunk.to(accelerator.device)
+    task.weights.to(accelerator.device)
+    drawer = task.players[0]
+    ema = EMAModel(drawer.parameters(), decay=settings.ema_decay)
+    ema.to(accelerator.device)
+    progress = Progress()
+    accelerator.register_for_checkpointing(ema, progress, *task.states)
+    load_checkpoint(accelerator, output)
+
+    own = own_slice(accelerator, settings.batch_size)
+    hidden = not accelerator.is_main_process
+    with (
+        tqdm(total=steps, initial=progress.step, desc=f"train {name}", disable=hidden) as bar,
+        gentle_stop() as stop,
+    ):
+        while progress.step < steps:
+            task.start_step(progress.step)
+            factor = decay_factor(progress.step, steps=steps, decay_share=settings.decay_share)
+            for optimizer, rate in zip(optimizers, task.rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate * factor
+            for part in range(settings.gradient_accumulation_steps):
+                rng = np.random.default_rng((settings.seed, progress.step, part))
+                batch = source.draw(settings.batch_size, shrink=shrink, rng=rng).part(own).to(accelerator.device)
+                generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + accelerator.process_index)
+                with accelerator.accumulate(*task.players):
+                    for loss in task.losses(batch, step=progress.step, generator=generator):
+                        accelerator.backward(loss)
+                    for optimizer in optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad()
+            ema.step(drawer.parameters())
+
+            progress.step += 1
+            bar.update()
+            if progress.step % LOG_EVERY == 0 or progress.step == steps:
+                numbers = task.numbers()
+                bar.set_postfix({key: f"{value:.3f}" for key, value in numbers.items() if isinstance(value, float)})
+                log({"step": progress.step, **numbers})
+            if not hidden and (progress.step % settings.sample_every == 0 or progress.step == steps):
+                ema.store(drawer.parameters())
+                ema.copy_to(drawer.parameters())
+                with torch.no_grad():
+                    show(progress.step, task)
+                ema.restore(drawer.parameters())
+            stopped = asked_to_stop(accelerator, stop)
+            if stopped or progress.step % settings.save_every == 0 or progress.step == steps:
+                save_checkpoint(accelerator, output, step=progress.step)
+            if stopped:
+                raise KeyboardInterrupt
+    ema.copy_to(drawer.parameters())
+    task.players[:] = [accelerator.unwrap_model(player, keep_fp32_wrapper=False) for player in task.players]
+    for player in task.players:
+        player.eval().requires_grad_(False)
+    return progress.seconds
+
+
+def decay_factor(step: int, *, steps: int, decay_share: float) -> float:
+    """Of the learning rate: 1, and in the last `decay_share` of the steps linearly down to 1 step before 0."""
+    return min(1.0, (steps - step) / max(steps * decay_share, 1.0))
+
+
+def precision(device: str) -> str:
+    """Mixed precision: bf16 or fp16 on a GPU, whichever it has; none on the CPU, where half of it is slower."""
+    if device == "cpu" or not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"

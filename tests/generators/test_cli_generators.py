@@ -1,0 +1,162 @@
+"""The verbs of the layout renderers, in the test's own process."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from fastsynth.data.manifest import read_manifest
+from fastsynth.images import read_image
+from generators.layout_model import LayoutModel
+from generators.pix2pixhd import Pix2PixHDGenerator
+
+TRAINING = {
+    "stage_steps": [2, 3], "batch_size": 2, "trunk": "random", "calibration_steps": 1, "save_every": 2,
+    "sample_every": 2,
+}  # fmt: skip
+NETWORKS = {
+    "crn": {"widths": [16, 12, 8]},
+    "pix2pixhd": {
+        "width": 8, "num_downsamples": 2, "num_blocks": 1, "num_enhancer_blocks": 1, "encoder_width": 4,
+        "encoder_downsamples": 2, "style_channels": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=["crn", "pix2pixhd"])
+def kind(request) -> str:
+    return request.param
+
+
+class TestRun:
+    def test_the_main_job_trains_renders_audits_and_replays(self, call, kind, write_config, shared_tree, tmp_path):
+        renderer = {
+            "kind": kind, "crop_size": 32, "network": NETWORKS[kind],
+            "training": {**TRAINING, "defect_crops": 6, "normal_crops": 2},
+        }  # fmt: skip
+        config = write_config(tmp_path, shared_tree)
+        chosen = ("-s", f"renderer={json.dumps(renderer)}", "-s", "generate.count=4", "-s", "generate.gate=null")
+        chosen = (*chosen[:4], "-s", "generate.gate.enabled=false")
+        refused = call("generate", config, *chosen)
+        assert refused.code == 2
+        assert "no trained renderer; run `fastsynth train` first" in refused.complaint
+        assert "train: 5 steps" in call("train", config, *chosen, "--dry-run").out
+        answer = call("train", config, *chosen)
+        assert answer.code == 0, answer.err
+        model = LayoutModel.from_pretrained(tmp_path / "run" / "model")
+        assert (model.kind, model.class_names) == (kind, ("background", "tile/blob", "tile/crack"))
+        answer = call("generate", config, *chosen)
+        assert answer.code == 0, answer.err
+        store = tmp_path / "run" / "synthetic"
+        lines = list(read_manifest(store))
+        assert [(line["renderer"], line["num_inference_steps"]) for line in lines] == [(kind, 0)] * 4
+        assert all(line["model_sha256"] for line in lines)
+        report = json.loads(call("audit", store, "--data", shared_tree, "--json").out)
+        assert (report["samples"], report["problems"]) == (4, [])
+        again = call("replay", config, *chosen, "--id", 3, "--output", tmp_path / "again.png")
+        assert again.code == 0, again.err
+
+        other = call("train", config, *chosen, "-s", f"renderer.network={json.dumps({**NETWORKS[kind], 'x': 1})}")
+        assert other.code == 2
+        other = call("train", config, *chosen, "-s", "renderer.context=3.0")
+        assert other.code == 2
+        assert "is trained with renderer.context 2.0" in other.complaint
+
+
+class TestPhoto:
+    @pytest.fixture
+    def config(self, kind, pair_folder, tmp_path):
+        values = {
+            "output": str(tmp_path / "photos"),
+            "device": "cpu",
+            "data": {
+                "photos": str(pair_folder / "photos"), "layouts": str(pair_folder / "layouts"), "load_size": 32,
+                "crop_size": 32, "held_out": 3,
+                "classes": {"wall": [40, 40, 200], "door": [200, 60, 40], "window": [60, 190, 90]},
+            },
+            "renderer": {"kind": kind, "network": NETWORKS[kind], "training": TRAINING},
+        }  # fmt: skip
+        path = tmp_path / "photos.yaml"
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        return path
+
+    def test_training_leaves_a_model_and_a_sheet_and_is_done_once(self, call, config, kind, pair_folder, tmp_path):
+        answer = call("photo", "train", config)
+        assert answer.code == 0, answer.err
+        assert answer.out == f"{tmp_path / 'photos' / 'sheet.png'}\n"
+        model = LayoutModel.from_pretrained(tmp_path / "photos" / "model")
+        assert (model.kind, model.class_names, model.fills_holes) == (kind, ("wall", "door", "window"), False)
+        sheet = (tmp_path / "photos" / "sheet.png").read_bytes()
+        log = (tmp_path / "photos" / "log.jsonl").read_text()
+        assert call("photo", "train", config).out == answer.out
+        assert (tmp_path / "photos" / "sheet.png").read_bytes() == sheet
+        assert (tmp_path / "photos" / "log.jsonl").read_text() == log
+        assert [(json.loads(line)["part"], json.loads(line)["step"]) for line in log.splitlines()] == [
+            ("1 of 2", 2),
+            ("2 of 2", 5),
+        ]
+        drawn = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn", "--looks", 2)
+        assert drawn.out == f"{tmp_path / 'drawn'}: 24 pictures\n", drawn.err
+        assert read_image(tmp_path / "drawn" / "11-2.png").shape == (32, 32, 3)
+        other = call("photo", "train", config, "--seed", 1)
+        assert other.code == 2
+        assert "choose another output" in other.complaint
+
+    def test_nothing_is_drawn_before_training(self, call, config, pair_folder, tmp_path):
+        answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn")
+        assert answer.code == 2
+        assert "no layout renderer" in answer.complaint
+
+    def test_mistakes_are_one_line(self, call, config, kind, pair_folder, tmp_path):
+        for override, message in (
+            ("data.photos=nowhere", "nowhere: no such folder"),
+            ("data.crop_size=64", "crop_size 64 is larger than load_size 32"),
+            ("data.held_out=12", "12 pairs, of which 12 are held out"),
+            ("renderer.training.stage_step=[1]", "did you mean 'stage_steps'?"),
+            ("renderer.kind=spade", "pix2pixhd"),
+        ):
+            answer = call("photo", "train", config, "-s", override)
+            assert answer.code == 2, override
+            assert message in answer.complaint
+        deep = {"crn": "renderer.network.widths=[8,8,8,8,8]", "pix2pixhd": "renderer.network.num_downsamples=4"}
+        answer = call("photo", "train", config, "-s", deep[kind])
+        assert answer.code == 2
+        assert "16×16" in answer.complaint
+
+
+class TestImport:
+    def test_a_published_network_becomes_a_folder_that_draws(self, call, tmp_path):
+        from generators.importing import generator_names
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            ours = Pix2PixHDGenerator(
+                3, width=4, num_downsamples=2, num_blocks=1, norm="instance", upsampling="transposed"
+            ).eval()
+        state = ours.state_dict()
+        names = generator_names(2, 1, enhancers=0, enhancer_blocks=3)
+        theirs = {f"{a}.{part}": state[f"{b}.{part}"] for a, b in names.items() for part in ("weight", "bias")}
+        torch.save(theirs, tmp_path / "latest_net_G.pth")
+        answer = call("import", "pix2pixhd", tmp_path / "latest_net_G.pth", "--output", tmp_path / "model")
+        assert answer.code == 0, answer.err
+        assert "3 classes" in answer.out
+        model = LayoutModel.from_pretrained(tmp_path / "model")
+        labels = torch.arange(3).repeat_interleave(8)[:, None].expand(24, 16)
+        drawn = model.draw(labels, labels, seed=0)
+        from generators.encoding import encode_layout
+
+        with torch.no_grad():
+            wanted = ours(encode_layout(labels[None], labels[None], num_classes=3))[0]
+        torch.testing.assert_close(drawn, wanted, atol=1e-4, rtol=0)
+
+        again = call("import", "pix2pixhd", tmp_path / "latest_net_G.pth", "--output", tmp_path / "model")
+        assert again.code == 2
+        assert "exists; choose a new folder" in again.complaint
+        theirs["model.4.weight"] = theirs["model.4.weight"][:, :2]
+        torch.save(theirs, tmp_path / "other.pth")
+        wrong = call("import", "pix2pixhd", tmp_path / "other.pth", "--output", tmp_path / "new")
+        assert wrong.code == 2
+        assert "tensor model.4.weight is (8, 2, 3, 3), this network has (8, 4, 3, 3)" in wrong.complaint
+        missing = call("import", "pix2pixhd", tmp_path / "nothing.pth", "--output", tmp_path / "new")
+        assert (missing.code, (tmp_path / "new").exists()) == (2, False)

@@ -1,0 +1,136 @@
+"""CRN and pix2pixHD keep the laws of all renderers, and draw in the hole alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from renderer_laws import DrawnAnewLaws, KnownDefectLaws, background, layout_of
+
+from fastsynth.types import Renderer
+from generators.batches import CropSource
+from generators.layout_model import LayoutModel
+from generators.render import LayoutRenderer
+
+
+@pytest.fixture(scope="module")
+def crn_renderer(fit_crn, crops, tmp_path_factory) -> LayoutRenderer:
+    """After a few steps."""
+    model = fit_crn(crops, tmp_path_factory.mktemp("crn"), steps=(2, 6), num_outputs=4)
+    return LayoutRenderer(model, size=32, context=2.0, feather=2.0)
+
+
+@pytest.fixture(scope="module")
+def gan_renderer(fit_pix2pixhd, crops, tmp_path_factory) -> LayoutRenderer:
+    model = fit_pix2pixhd(crops, tmp_path_factory.mktemp("gan"), steps=(2, 6))
+    return LayoutRenderer(model, size=32, context=2.0, feather=0.0)
+
+
+class TestCRN(DrawnAnewLaws, KnownDefectLaws):
+    @pytest.fixture
+    def renderer(self, crn_renderer) -> Renderer:
+        return crn_renderer
+
+
+class TestPix2PixHD(DrawnAnewLaws, KnownDefectLaws):
+    @pytest.fixture
+    def renderer(self, gan_renderer) -> Renderer:
+        return gan_renderer
+
+
+@pytest.mark.parametrize("name", ["crn_renderer", "gan_renderer"])
+def test_a_sample_s_bytes_do_not_depend_on_its_batch(request, name):
+    renderer = request.getfixturevalue(name)
+    layouts = [layout_of(background(seed=seed), ("dent", 5, 5, 20, 10)) for seed in range(3)]
+    together = renderer.render(layouts, [5, 1, 6])[1]
+    (alone,) = renderer.render(layouts[1:2], [1])
+    np.testing.assert_array_equal(together.image, alone.image)
+
+
+@pytest.mark.parametrize("kind", ["crn", "pix2pixhd"])
+def test_a_trained_renderer_draws_what_it_was_shown(kind, fit_crn, fit_pix2pixhd, crops, tmp_path):
+    """Cracks dark, dents bright, on a background it has not seen."""
+    fit: Callable[..., LayoutModel] = {"crn": fit_crn, "pix2pixhd": fit_pix2pixhd}[kind]
+    model = fit(crops, tmp_path, steps=(60,), batch_size=4)
+    renderer = LayoutRenderer(model, size=32, context=2.0, feather=1.0)
+    layout = layout_of(np.full((64, 64, 1), 128, np.uint8), ("crack", 8, 10, 3, 12), ("dent", 40, 30, 12, 12))
+    (sample,) = renderer.render([layout], [3])
+    crack, dent = (sample.image[layout.instance_map() == number].mean() for number in (1, 2))
+    assert crack < 90
+    assert dent > 160
+
+
+def test_a_saved_model_draws_the_same_picture(gan_renderer, crn_renderer, tmp_path):
+    layout = layout_of(background(), ("crack", 3, 3, 8, 2), ("dent", 20, 20, 10, 10))
+    for renderer in (gan_renderer, crn_renderer):
+        renderer.model.save_pretrained(tmp_path / renderer.name)
+        again = LayoutModel.from_pretrained(tmp_path / renderer.name)
+        loaded = LayoutRenderer(again, size=32, context=2.0, feather=renderer.feather)
+        np.testing.assert_array_equal(loaded.render([layout], [1])[0].image, renderer.render([layout], [1])[0].image)
+        assert (again.class_names, again.layer_weights) == (renderer.model.class_names, renderer.model.layer_weights)
+    with pytest.raises(FileNotFoundError, match=r"layout_model.json is missing"):
+        LayoutModel.from_pretrained(tmp_path)
+
+
+def test_what_lies_under_the_mask_cannot_be_seen(gan_renderer):
+    """Another background under the same mask gives the same picture inside it, away from the mask's border."""
+    clean, other = (np.full((48, 48, 3), 120, np.uint8) for _ in range(2))
+    other[20:28, 20:28] = 30
+    images = [gan_renderer.render([layout_of(each, ("dent", 16, 16, 16, 16))], [4])[0].image for each in (clean, other)]
+    # what is added back at native size differs by rounding alone
+    assert np.abs(images[0].astype(int) - images[1]).max() <= 1
+
+
+class TestLayoutModel:
+    @pytest.mark.parametrize("size", [(32, 32), (33, 45), (20, 70)])
+    def test_any_size_is_drawn(self, size, fit_crn, pairs, tmp_path):
+        model = fit_crn(pairs, tmp_path, steps=(1,))
+        labels = torch.zeros(size, dtype=torch.int64)
+        assert model.draw(labels, labels, seed=0).shape == (3, *size)
+
+    def test_one_instance_s_look_does_not_depend_on_the_others(self, fit_pix2pixhd, pairs, tmp_path):
+        model = fit_pix2pixhd(pairs, tmp_path, steps=(2,))
+        labels, instances = torch.zeros(2, 32, 32, dtype=torch.int64)
+        labels[4:12, 4:12], instances[4:12, 4:12] = 1, 7
+        before = model.instance_styles(labels, instances, seed=5)
+        labels[20:28, 20:28], instances[20:28, 20:28] = 2, 9
+        after = model.instance_styles(labels, instances, seed=5)
+        assert before.keys() == {0, 7}
+        assert after.keys() == {0, 7, 9}
+        for number, style in before.items():
+            assert torch.equal(style, after[number])
+
+    def test_the_bank_holds_every_class_that_has_instances(self, fit_pix2pixhd, crops, tmp_path):
+        model = fit_pix2pixhd(crops, tmp_path, steps=(1,))
+        assert model.bank.counts.tolist()[0] == 0
+        assert all(1 <= count <= 3 for count in model.bank.counts.tolist()[1:])
+        model.bank.check_encoder(model.encoder)
+
+
+class TestCropSource:
+    def test_batches_have_holes_with_one_class_and_shrink_without_losing_thin_defects(self, crops):
+        for shrink in (1, 4):
+            batch = crops.draw(16, shrink=shrink, rng=np.random.default_rng(0))
+            assert batch.image.shape == (16, 3, 32 // shrink, 32 // shrink)
+            for labels, hole in zip(batch.labels, batch.hole, strict=True):
+                found = labels[hole[0] > 0].unique().tolist()
+                assert len(found) == 1
+                assert not labels[hole[0] == 0].any()
+        normal = [not labels.any() for labels in batch.labels]
+        assert 0 < sum(normal) < 16
+
+    def test_the_composite_is_the_picture_outside_and_the_render_inside(self, crops):
+        batch = crops.draw(2, shrink=1, rng=np.random.default_rng(0))
+        render = torch.full((2, 5, 3, 32, 32), 0.5)
+        mixed = batch.composite(render)
+        inside = batch.hole.bool()[:, None].expand_as(mixed)
+        assert (mixed[inside] == 0.5).all()
+        assert torch.equal(mixed[~inside], batch.image[:, None].expand_as(mixed)[~inside])
+        assert not (batch.context[:, :3] * batch.hole).any()
+
+    def test_without_normals_all_are_defects(self):
+        zeros = np.zeros((2, 1, 8, 8), np.uint8)
+        source = CropSource(
+            zeros.repeat(3, 1), zeros + 1, np.array([1, 1]), class_names=("background", "a/b"), normal_share=0.9
+        )
+        assert source.draw(8, shrink=1, rng=np.random.default_rng(0)).labels.all()

@@ -1,0 +1,159 @@
+"""What can go wrong while a command works: it says one line, nothing is lost, and the same command goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fastsynth.locks import Lock
+
+STOPPED = "fastsynth: stopped; run the same command again to continue"
+JUMPS = """
+import itertools, random, time
+true, jumps = time.time, random.Random(0)
+time.time = lambda: true() + jumps.uniform(-1e6, 1e6)
+fastsynth.cli.main()
+"""
+
+
+def with_settings(*settings: str) -> list[str]:
+    return [part for value in settings for part in ("-s", value)]
+
+
+def test_sigterm_finishes_the_unit_and_ends_with_130(whole_run, copied_run, cli, contents):
+    begun = lambda: len(list(copied_run.store.rglob("*.png"))) > 20  # noqa: E731
+    answer = cli.stop_when(begun, "generate", copied_run.config, "-s", "generate.count=500", by=signal.SIGTERM)
+    assert (answer.code, answer.complaint) == (130, STOPPED)
+    lines = (copied_run.store / "manifest.jsonl").read_bytes().splitlines()
+    assert len(lines) % 8 == 0
+    assert len(lines) < 500
+    assert len(list(copied_run.store.glob("*/train/*/*"))) == len(lines)
+    assert not list(copied_run.store.rglob(".tmp-*"))
+
+
+def test_sigterm_saves_the_training_where_it_is(cli, write_config, shared_tree, tmp_path):
+    steps = with_settings("renderer.training.max_train_steps=60", "renderer.training.save_every=1000")
+    runs = {}
+    for name in ("straight", "stopped"):
+        (tmp_path / name).mkdir()
+        runs[name] = write_config(tmp_path / name, shared_tree)
+    assert cli("train", runs["straight"], *steps).code == 0
+    log = tmp_path / "stopped" / "run" / "log.jsonl"
+    begun = lambda: log.is_file() and '"step": 10' in log.read_text()  # noqa: E731
+    answer = cli.stop_when(begun, "train", runs["stopped"], *steps, by=signal.SIGTERM)
+    assert (answer.code, answer.complaint) == (130, STOPPED)
+    (saved,) = (tmp_path / "stopped" / "run" / "checkpoints").iterdir()
+    assert 10 <= int(saved.name.removeprefix("checkpoint-")) < 60
+    assert cli("train", runs["stopped"], *steps).code == 0
+    weights = [tmp_path / name / "run/model/unet/diffusion_pytorch_model.safetensors" for name in runs]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_sigterm_saves_a_segmenter_where_it_is(cli, write_config, shared_tree, tmp_path):
+    steps = with_settings("segment.iterations=30", "segment.validate_every=30")
+    results = []
+    for name in ("straight", "stopped"):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, shared_tree)
+        folder = tmp_path / name / "run" / "segment" / "real" / "seed-0"
+        if name == "stopped":
+            begun = lambda folder=folder: (folder / "run.json").is_file()  # noqa: E731
+            answer = cli.stop_when(begun, "segment", "train", config, *steps, by=signal.SIGTERM)
+            assert (answer.code, answer.complaint) == (130, STOPPED)
+            assert len(list((folder / "checkpoints").iterdir())) == 1
+        assert cli("segment", "train", config, *steps).code == 0
+        results.append(json.loads((folder / "result.json").read_text()))
+    assert results[0]["history"] == results[1]["history"]
+
+
+@pytest.mark.parametrize("verb", ["train", "generate", "compare"])
+def test_a_run_folder_in_use_is_one_clear_line(verb, copied_run, cli):
+    shutil.rmtree(copied_run.folder / "model")
+    with Lock(copied_run.folder):
+        settings = () if verb == "train" else with_settings("renderer={kind: copy_paste}")
+        answer = cli(verb, copied_run.config, *settings)
+    assert answer.code == 2
+    assert answer.complaint == (
+        f"fastsynth: {copied_run.folder} is being written by another process (process {os.getpid()} on "
+        f"{os.uname().nodename}); wait for it or stop it, then run the same command again"
+    )
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(whole_run, copied_run, cli, write_config):
+    shutil.rmtree(copied_run.folder / "model")
+    steps = with_settings("renderer.training.max_train_steps=6", "renderer.training.save_every=2")
+    assert cli("train", copied_run.config, *steps).code == 0
+    weights = "model/unet/diffusion_pytorch_model.safetensors"
+    wanted = (copied_run.folder / weights).read_bytes()
+    shutil.rmtree(copied_run.folder / "model")
+    newest = copied_run.folder / "checkpoints" / "checkpoint-6" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    answer = cli("train", copied_run.config, *steps)
+    assert answer.code == 0
+    assert answer.complaint == f"fastsynth: {newest} is damaged; going on from the checkpoint before"
+    assert (copied_run.folder / weights).read_bytes() == wanted
+
+
+def test_a_clock_that_jumps_changes_nothing(whole_run, copied_run, cli, contents):
+    shutil.rmtree(copied_run.store)
+    for path in copied_run.folder.rglob("*"):
+        os.utime(path, (4e9, 4e9))  # in the year 2096
+    answer = cli("generate", copied_run.config, program=JUMPS)
+    assert answer.code == 0, answer.err
+    assert contents(copied_run.store) == contents(whole_run.store)
+    seconds = [json.loads(line)["seconds"] for line in (copied_run.folder / "log.jsonl").read_text().splitlines()[-1:]]
+    assert 0 < seconds[0] < 60
+
+
+def test_a_worker_that_dies_is_one_clear_line_and_the_same_command_goes_on(cli, write_config, shared_tree, tmp_path):
+    config = write_config(tmp_path, shared_tree)
+    long = with_settings("segment.iterations=100000", "segment.validate_every=100000", "segment.num_workers=1")
+    process = cli.start("segment", "train", config, *long)
+    children = Path(f"/proc/{process}/task/{process}/children")
+    deadline = time.monotonic() + 50
+    while not (workers := children.read_text().split()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(int(workers[0]), signal.SIGKILL)
+    answer = cli.wait()
+    assert answer.code == 1
+    assert "Lower segment.num_workers if memory is short; the same command continues" in answer.complaint
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 400 kB; only root may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small tmpfs cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_really_full_disk_leaves_whole_samples_only(small_disk, cli, write_config, shared_tree, tmp_path, contents):
+    settings = with_settings("renderer={kind: copy_paste}")
+    config = write_config(small_disk, shared_tree)
+    answer = cli("generate", config, *settings, *with_settings("generate.count=400"))
+    assert answer.code == 1
+    assert "No space left on device; free some space and run the same command again" in answer.complaint
+    store = small_disk / "run" / "synthetic"
+    assert not list(store.rglob(".tmp-*"))
+    lines = (store / "manifest.jsonl").read_bytes()
+    assert lines.endswith(b"\n")
+    for line in map(json.loads, lines.splitlines()):
+        assert (store / line["image"]).stat().st_size > 0
+    shutil.copytree(small_disk / "run", tmp_path / "run")
+    done = lines.count(b"\n")
+    config = write_config(tmp_path, shared_tree)
+    assert cli("generate", config, *settings, *with_settings(f"generate.count={done + 8}")).code == 0
+    (tmp_path / "whole").mkdir()
+    config = write_config(tmp_path / "whole", shared_tree)
+    assert cli("generate", config, *settings, *with_settings(f"generate.count={done + 8}")).code == 0
+    assert contents(tmp_path / "run" / "synthetic") == contents(tmp_path / "whole" / "run" / "synthetic")
