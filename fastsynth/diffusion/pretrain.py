@@ -2,11 +2,8 @@
 
 Data: generated surfaces and the free pictures inside scikit-image, nothing else. Loss: L1 + perceptual distance on the
 offline trunk + a patch-adversarial term (hinge) that starts once the picture stands. Noise of random strength is added
-to the latents, so that the decoder learns to make coherent texture of latents that are slightly wrong. Some steps
-shrink the latents and want the picture shrunk alike (EQ-VAE, Kouzelis et al. 2025): coarse things then live in the
-coarse part of the latents, where a denoiser learns them first; without it the latents are mostly fine detail, in which
-a change of tone, which is what most defects are, drowns. Resumable: the same command continues from the last
-checkpoint.
+to the latents, so that the decoder learns to make coherent texture of latents that are slightly wrong. Resumable: the
+same command continues from the last checkpoint.
 """
 
 import itertools
@@ -58,10 +55,6 @@ class AutoencoderConfig(Config):
     """Share of the steps after which the adversarial term begins."""
     latent_noise: Annotated[float, Field(ge=0)] = 0.25
     """Scale of the noise in the latents: its standard deviation is |N(0, 1)| times this, drawn per picture."""
-    equivariance_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of the steps that decode shrunk latents and compare with the shrunk picture."""
-    equivariance_start: Annotated[float, Field(ge=0, le=1)] = 0.6
-    """Share of the steps after which that begins."""
     save_every: Annotated[int, Field(ge=1)] = 500
 
 
@@ -144,8 +137,6 @@ def pretrain(config: AutoencoderConfig) -> Path:
         rng = np.random.default_rng((config.seed, progress.step))
         image = pool.batch(*_crops(config, progress.step), rng).to(accelerator.device)
         latents = model.encode(image).latents
-        if progress.step >= config.equivariance_start * config.steps and rng.random() < config.equivariance_share:
-            image, latents = (functional.avg_pool2d(tensor, 2) for tensor in (image, latents))
         strength = np.abs(rng.standard_normal((len(image), 1, 1, 1))) * config.latent_noise
         noise = torch.from_numpy(strength * rng.standard_normal(latents.shape)).to(latents)
         decoded = model.decode(latents + noise).sample
