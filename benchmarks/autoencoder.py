@@ -135,7 +135,7 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
     farm = FARM(in_channels=32, class_embed_dim=base.token_width)
     scheduler = build_scheduler(kernel="exact", spacing="logsnr", solver_order=2)
     parts = FASTPipeline(vae=autoencoder, unet=unet, scheduler=scheduler, farm=farm, tokens=tokens)
-    normals = run.training_normals()
+    normals = run.training_normals
     rng = np.random.default_rng((run.config.seed, 1))
 
     def read_normal(index: int) -> tuple[np.ndarray, str]:

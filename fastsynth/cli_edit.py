@@ -1,5 +1,6 @@
 """The verb `edit`: change the instances of a layout file, undo, redo, render. Options act in the order given."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,9 +11,16 @@ from fastsynth.cli_options import AsJson, Device, Overrides, open_run, print_res
 
 if TYPE_CHECKING:
     from fastsynth.layouts.editing_history import Edit, History
+    from fastsynth.recipes.editing import LayoutFile
 
 Mode = Literal["edit", "full", "paired"]
 Clip = Literal["image", "object"]
+FromStore = Annotated[
+    tuple[Path, int] | None, typer.Option(metavar="CONFIG ID", help="Make the file first, from a stored sample.")
+]
+Styles = Annotated[
+    list[str], typer.Option(metavar="ID=STYLE", help="seed:N, centre:K, IMAGE#INSTANCE (as that one looks), or none.")
+]
 ORDER = "fastsynth.order"
 EDITS = (
     *("add", "remove", "move", "turn", "scale", "grow", "paint", "erase", "copy", "set_class", "set_style"),
@@ -38,9 +46,7 @@ def edit(
     defect: Annotated[str | None, typer.Option(help="With --mask: what they are.")] = None,
     clean: Annotated[Path | None, typer.Option(help="With --mask: the picture without them.")] = None,
     layout_seed: Annotated[int, typer.Option(min=0, help="With --from-image: seed of the looks.")] = 0,
-    from_store: Annotated[
-        tuple[Path, int] | None, typer.Option(metavar="CONFIG ID", help="Make the file first, from a stored sample.")
-    ] = None,
+    from_store: FromStore = None,
     add: Annotated[list[str], typer.Option(metavar="DEFECT=MASK.png[@X,Y]", help="New instance on top.")] = [],  # noqa: B006
     remove: Annotated[list[int], typer.Option(metavar="ID", help="Take an instance away.")] = [],  # noqa: B006
     move: Annotated[list[str], typer.Option(metavar="ID=DX,DY", help="Shift by pixels.")] = [],  # noqa: B006
@@ -51,10 +57,7 @@ def edit(
     erase: Annotated[list[str], typer.Option(metavar="ID=WIDTH@X,Y;X,Y…", help="Take a stroke off.")] = [],  # noqa: B006
     copy: Annotated[list[str], typer.Option(metavar="ID=DX,DY", help="The same again elsewhere.")] = [],  # noqa: B006
     set_class: Annotated[list[str], typer.Option(metavar="ID=DEFECT", help="Another class, same shape.")] = [],  # noqa: B006
-    set_style: Annotated[
-        list[str],
-        typer.Option(metavar="ID=STYLE", help="seed:N, centre:K, IMAGE#INSTANCE (as that one looks), or none."),
-    ] = [],  # noqa: B006
+    set_style: Styles = [],  # noqa: B006
     set_severity: Annotated[list[str], typer.Option(metavar="ID=S", help="Contrast, 0.25 to 4.")] = [],  # noqa: B006
     restyle: Annotated[list[int], typer.Option(metavar="SEED", help="A new look for every instance.")] = [],  # noqa: B006
     swap_styles: Annotated[list[str], typer.Option(metavar="ID,ID", help="Exchange two styles.")] = [],  # noqa: B006
@@ -76,39 +79,58 @@ def edit(
 
     Edits are kept in the layout file, in the order of the options; nothing is written if one of them fails.
     """
-    from fastsynth.recipes.editing import layout_from_image, open_layout, save_layout
+    from fastsynth.recipes.editing import save_layout
 
-    values = ctx.params
-    if from_store is not None and from_image is not None:
-        raise ValueError("--from-image and --from-store together; a layout starts from one of them")
-    if from_image is None and any(value is not None for value in (category, mask, defect, clean)):
-        raise ValueError("--category, --mask, --defect and --clean say more about --from-image; give that too")
-    if from_store is not None:
-        from fastsynth.recipes.editing_renders import layout_from_store
-
-        opened = layout_from_store(layout, open_run(from_store[0], overrides, None, None), from_store[1])
-    elif from_image is not None:
-        if category is None:
-            raise ValueError("--from-image without --category; name the category, as the renderer knows it")
-        opened = layout_from_image(
-            layout, from_image, category=category, mask=mask, defect=defect, clean=clean, seed=layout_seed
-        )
-    else:
-        opened = open_layout(layout)
-    history, given = opened.history, {name: iter(values[name] or ()) for name in EDITS}
-    for name in ctx.meta[ORDER]:
-        if name in given:
-            history = _edited(history, name, str(next(given[name])), clip)
-    if history is not opened.history:
-        opened = save_layout(opened, history)
+    about = {"category": category, "mask": mask, "defect": defect, "clean": clean}
+    opened = _opened(layout, from_image, about, from_store, seed=layout_seed, overrides=overrides)
+    history = opened.history
+    for name, text in _in_order(ctx):
+        history = _edited(history, name, text, clip)
+    opened = opened if history is opened.history else save_layout(opened, history)
     files = []
     if render is not None:
         from fastsynth.recipes.editing_renders import render_layout
 
-        run = open_run(render, overrides, None, device)
-        files = render_layout(run, opened, output=output, mode=mode, looks=looks, sheet=sheet)
+        opened_run = open_run(render, overrides, None, device)
+        files = render_layout(opened_run, opened, output=output, mode=mode, looks=looks, sheet=sheet)
     described = opened.describe()
     print_result({**described, "files": [str(path) for path in files]}, _text(described, files), as_json)
+
+
+def _opened(
+    layout: Path,
+    from_image: Path | None,
+    about_image: dict[str, Any],
+    from_store: tuple[Path, int] | None,
+    *,
+    seed: int,
+    overrides: list[str],
+) -> "LayoutFile":
+    """The layout file, made first if the options say from what. Raises ValueError when they do not go together."""
+    from fastsynth.recipes.editing import layout_from_image, open_layout
+
+    if from_store is not None and from_image is not None:
+        raise ValueError("--from-image and --from-store together; a layout starts from one of them")
+    if from_image is None and any(value is not None for value in about_image.values()):
+        raise ValueError("--category, --mask, --defect and --clean say more about --from-image; give that too")
+    if from_store is not None:
+        from fastsynth.recipes.editing_renders import layout_from_store
+
+        config, sample_id = from_store
+        return layout_from_store(layout, open_run(config, overrides, None, None), sample_id)
+    if from_image is None:
+        return open_layout(layout)
+    if about_image["category"] is None:
+        raise ValueError("--from-image without --category; name the category, as the renderer knows it")
+    return layout_from_image(layout, from_image, seed=seed, **about_image)
+
+
+def _in_order(ctx: typer.Context) -> Iterator[tuple[str, str]]:
+    """Name and text of every edit, as they stand on the command line."""
+    given = {name: iter(ctx.params[name] or ()) for name in EDITS}
+    for name in ctx.meta[ORDER]:
+        if name in given:
+            yield name, str(next(given[name]))
 
 
 def _edited(history: "History", name: str, text: str, clip: str | None) -> "History":

@@ -107,6 +107,11 @@ class Run:
         self.guard.check(self.path(record.image) for record in records)
         return records
 
+    @cached_property
+    def defect_pairs(self) -> list[tuple[str, str]]:
+        """The (category, defect) pairs that can be learnt, sorted."""
+        return sorted({(record.category, record.defect or "") for record in self.training_defects()})
+
     def exemplars(self, part: Literal["train", "val"]) -> list[Exemplar]:
         """The defects of one part, decoded. Raises ValueError for a mask that does not fit its image."""
         found = []
@@ -117,6 +122,7 @@ class Run:
             found.append(Exemplar(image, foreground, record.category, record.defect, record.mask))
         return found
 
+    @cached_property
     def training_normals(self) -> list[Record]:
         """Normal images to draw on; every file has passed the leak guard."""
         records = self.records("train", normal=True)
@@ -133,6 +139,7 @@ class Run:
     def path(self, relative: str) -> Path:
         return self.config.data.root / relative
 
+    @cached_property
     def layout_samplers(self) -> dict[str, LayoutSampler]:
         """One sampler per category, from the masks of the training defects."""
         masks: dict[str, list[RealMask]] = {}

@@ -4,9 +4,8 @@ Everything random in a step comes from (seed, step), and a checkpoint holds weig
 averages and what the task wants to remember: a resumed training ends where an uninterrupted one does.
 """
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
+from fastsynth.loops import Progress, averaged
 from fastsynth.parallel import own_slice
 from fastsynth.stopping import gentle_stop
 from generators.batches import Batch, Source
@@ -83,23 +83,6 @@ class Task(ABC):
             self.weights.observe(layer_terms([f.detach() for f in features], target))
 
 
-class Progress:
-    """How far a stage is, and for how long it has been trained, over all sittings."""
-
-    def __init__(self) -> None:
-        self.step, self._before, self._started = 0, 0.0, time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def state_dict(self) -> dict[str, float]:
-        return {"step": self.step, "seconds": self.seconds}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.step, self._before, self._started = int(state["step"]), float(state["seconds"]), time.monotonic()
-
-
 def fit(
     task: Task,
     source: Source,
@@ -123,67 +106,89 @@ def fit(
         mixed_precision=precision(settings.device),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
     )
-    optimizers = [
-        torch.optim.Adam(player.parameters(), lr=rate, betas=task.betas)
-        for player, rate in zip(task.players, task.rates, strict=True)
-    ]
-    count = len(task.players)
-    prepared = accelerator.prepare(*task.players, *optimizers)
-    task.players[:], optimizers = prepared[:count], prepared[count:]
-    task.trunk.to(accelerator.device)
-    task.weights.to(accelerator.device)
+    optimizers = _prepare(accelerator, task)
     drawer = task.players[0]
-    ema = EMAModel(drawer.parameters(), decay=settings.ema_decay)
+    ema, progress = EMAModel(drawer.parameters(), decay=settings.ema_decay), Progress()
     ema.to(accelerator.device)
-    progress = Progress()
     accelerator.register_for_checkpointing(ema, progress, *task.states)
     load_checkpoint(accelerator, output)
 
-    own = own_slice(accelerator, settings.batch_size)
     hidden = not accelerator.is_main_process
     with (
         tqdm(total=steps, initial=progress.step, desc=f"train {name}", disable=hidden) as bar,
         gentle_stop() as stop,
     ):
         while progress.step < steps:
-            task.start_step(progress.step)
             factor = decay_factor(progress.step, steps=steps, decay_share=settings.decay_share)
             for optimizer, rate in zip(optimizers, task.rates, strict=True):
                 optimizer.param_groups[0]["lr"] = rate * factor
-            for part in range(settings.gradient_accumulation_steps):
-                rng = np.random.default_rng((settings.seed, progress.step, part))
-                batch = source.draw(settings.batch_size, shrink=shrink, rng=rng).part(own).to(accelerator.device)
-                generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + accelerator.process_index)
-                with accelerator.accumulate(*task.players):
-                    for loss in task.losses(batch, step=progress.step, generator=generator):
-                        accelerator.backward(loss)
-                    for optimizer in optimizers:
-                        optimizer.step()
-                        optimizer.zero_grad()
+            _step(accelerator, task, optimizers, source, step=progress.step, shrink=shrink, settings=settings)
             ema.step(drawer.parameters())
 
             progress.step += 1
             bar.update()
-            if progress.step % LOG_EVERY == 0 or progress.step == steps:
+            last = progress.step == steps
+            if progress.step % LOG_EVERY == 0 or last:
                 numbers = task.numbers()
                 bar.set_postfix({key: f"{value:.3f}" for key, value in numbers.items() if isinstance(value, float)})
                 log({"step": progress.step, **numbers})
-            if not hidden and (progress.step % settings.sample_every == 0 or progress.step == steps):
-                ema.store(drawer.parameters())
-                ema.copy_to(drawer.parameters())
-                with torch.no_grad():
+            if not hidden and (progress.step % settings.sample_every == 0 or last):
+                with averaged(list(drawer.parameters()), ema), torch.no_grad():
                     show(progress.step, task)
-                ema.restore(drawer.parameters())
             stopped = asked_to_stop(accelerator, stop)
-            if stopped or progress.step % settings.save_every == 0 or progress.step == steps:
+            if stopped or progress.step % settings.save_every == 0 or last:
                 save_checkpoint(accelerator, output, step=progress.step)
             if stopped:
                 raise KeyboardInterrupt
     ema.copy_to(drawer.parameters())
+    _release(accelerator, task)
+    return progress.seconds
+
+
+def _release(accelerator: Accelerator, task: Task) -> None:
+    """Unwrap the players and freeze them."""
     task.players[:] = [accelerator.unwrap_model(player, keep_fp32_wrapper=False) for player in task.players]
     for player in task.players:
         player.eval().requires_grad_(False)
-    return progress.seconds
+
+
+def _prepare(accelerator: Accelerator, task: Task) -> list[torch.optim.Optimizer]:
+    """Move the task to the device, its players wrapped by accelerate; returns an optimiser per player."""
+    optimizers = [
+        torch.optim.Adam(player.parameters(), lr=rate, betas=task.betas)
+        for player, rate in zip(task.players, task.rates, strict=True)
+    ]
+    count = len(task.players)
+    prepared = accelerator.prepare(*task.players, *optimizers)
+    task.players[:] = prepared[:count]
+    task.trunk.to(accelerator.device)
+    task.weights.to(accelerator.device)
+    return list(prepared[count:])
+
+
+def _step(
+    accelerator: Accelerator,
+    task: Task,
+    optimizers: Sequence[torch.optim.Optimizer],
+    source: Source,
+    *,
+    step: int,
+    shrink: int,
+    settings: LoopSettings,
+) -> None:
+    """One step of every player, on `gradient_accumulation_steps` batches."""
+    task.start_step(step)
+    own = own_slice(accelerator, settings.batch_size)
+    for part in range(settings.gradient_accumulation_steps):
+        rng = np.random.default_rng((settings.seed, step, part))
+        batch = source.draw(settings.batch_size, shrink=shrink, rng=rng).part(own).to(accelerator.device)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + accelerator.process_index)
+        with accelerator.accumulate(*task.players):
+            for loss in task.losses(batch, step=step, generator=generator):
+                accelerator.backward(loss)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
 
 
 def decay_factor(step: int, *, steps: int, decay_share: float) -> float:

@@ -11,7 +11,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SegmentConfig(Config):
-    """One segmenter: network, crops, loss, schedule. The defaults fit two CPU cores: about ten minutes."""
+    """One segmenter: network, crops, loss, schedule. The defaults fit two CPU cores: about a quarter of an hour."""
 
     arch: str = "Unet"
     """Architecture by its name in segmentation-models-pytorch: Unet, UnetPlusPlus, FPN, Segformer, …"""

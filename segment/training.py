@@ -28,6 +28,7 @@ from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoin
 from fastsynth.config import config_sha256
 from fastsynth.files import read_json, sha256_json, write_json
 from fastsynth.locks import lock_for_all
+from fastsynth.loops import averaged
 from fastsynth.parallel import gather_batch, own_slice, share_batch_statistics
 from fastsynth.stopping import gentle_stop
 from fastsynth.types import sample_seed
@@ -246,9 +247,9 @@ def _judge(
     config: SegmentConfig,
 ) -> None:
     """Score the averaged weights on the validation images; keep them, with `patience` only if they are the best."""
-    ema.store(model.parameters())
-    ema.copy_to(model.parameters())
-    scores = score_items(model, val_items, tile=config.tile, overlap=config.overlap)
+    with averaged(list(model.parameters()), ema):
+        scores = score_items(model, val_items, tile=config.tile, overlap=config.overlap)
+        kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     threshold = scores.best_threshold()
     entry = {
         "iteration": progress.iteration,
@@ -259,9 +260,7 @@ def _judge(
     progress.losses.clear()
     progress.history.append(entry)
     if config.patience is None or entry["val_miou"] > progress.kept["val_miou"]:
-        progress.kept = entry
-        progress.kept_weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    ema.restore(model.parameters())
+        progress.kept, progress.kept_weights = entry, kept
 
 
 def _fingerprint(

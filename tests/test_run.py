@@ -73,21 +73,24 @@ def test_the_parts_share_no_image_and_lose_none(open_run):
     ]
     assert sum(len(part) for part in parts) == len(set().union(*parts)) == len(run.dataset.records)
     assert {record.image for record in run.training_defects()} == parts[1]
-    assert {record.image for record in run.training_normals()} == parts[0]
+    assert {record.image for record in run.training_normals} == parts[0]
 
 
 def test_an_image_added_after_the_split_is_refused_by_name(open_run, tiny_tree):
     assert open_run().split
     shutil.copy(tiny_tree / "test" / "good" / "test00.png", tiny_tree / "train" / "good" / "added.png")
     with pytest.raises(ValueError, match=r"train/good/added\.png and 0 more are not in .*split\.json"):
-        open_run().training_normals()
+        open_run().training_normals  # noqa: B018
 
 
 def test_a_training_image_that_became_a_test_image_is_refused_by_name(open_run, tiny_tree):
     run = open_run()
-    normal, defect = run.training_normals()[0], run.training_defects()[0]
+    normal, defect = run.training_normals[0], run.training_defects()[0]
     test_image = run.path(run.records("test", normal=False)[0].image)
-    for record, learn in ((normal, run.training_normals), (defect, run.training_defects)):
+    for record, learn in (
+        (normal, lambda: open_run().training_normals),
+        (defect, lambda: open_run().training_defects()),
+    ):
         shutil.copy(test_image, run.path(record.image))
         with pytest.raises(LeakError, match=f"{record.image} is the test image"):
             learn()
@@ -106,7 +109,7 @@ def test_an_image_is_read_with_its_foreground_and_a_normal_one_with_none(open_ru
     image, foreground = run.read(run.training_defects()[0])
     assert image.shape == (40, 48, 3)
     assert foreground.sum() == 6 * 12
-    assert not run.read(run.training_normals()[0])[1].any()
+    assert not run.read(run.training_normals[0])[1].any()
 
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(open_run):
@@ -145,6 +148,6 @@ def test_a_run_with_a_model_refuses_other_training_settings_and_allows_other_sam
 
 def test_layouts_are_drawn_from_the_masks_of_training_defects_alone(open_run):
     run = open_run()
-    (sampler,) = run.layout_samplers().values()
+    (sampler,) = run.layout_samplers.values()
     sources = {part.source for parts in sampler.parts.values() for part in parts}
     assert sources == {record.mask for record in run.training_defects()}

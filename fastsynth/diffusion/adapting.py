@@ -5,12 +5,10 @@ memory of the training defects, not the noise of the judgement.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from fastsynth.diffusion.pipeline import FASTPipeline
@@ -86,19 +84,6 @@ class HeldOutJudge:
         with torch.no_grad():
             for name, value in _trained(parts):
                 value.copy_(self.weights[name])
-
-
-@contextmanager
-def averaged(parts: nn.Module, ema: EMAModel) -> Iterator[None]:
-    """Inside the block `parts` has the averaged weights and is in evaluation mode."""
-    ema.store(trained_parameters(parts))
-    ema.copy_to(trained_parameters(parts))
-    parts.eval()
-    try:
-        yield
-    finally:
-        parts.train()
-        ema.restore(trained_parameters(parts))
 
 
 def trained_parameters(parts: nn.Module) -> list[nn.Parameter]:

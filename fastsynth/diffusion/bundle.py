@@ -13,8 +13,9 @@ from diffusers import UNet2DConditionModel
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
 from fastsynth.diffusion.farm import FARM
+from fastsynth.diffusion.hashing import weights_sha256
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.files import read_json, sha256_bytes, sha256_file, write_json
+from fastsynth.files import read_json, sha256_file, write_json
 
 BUNDLED_BASE = Path(__file__).parent.parent / "weights" / "base"
 CONTENTS = "bundle.json"
@@ -78,9 +79,3 @@ def adapted_tokens(base: DefectTokens, pairs: list[tuple[str, str]], *, seed: in
             start = learnt[sound].mean(dim=0) if defect == NORMAL else learnt[~sound].mean(dim=0) + apart[row]
             tokens.tokens[row] = start
     return tokens
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """Hash of all weights by name, whatever file they came from."""
-    state = model.state_dict()
-    return sha256_bytes(b"".join(name.encode() + state[name].cpu().numpy().tobytes() for name in sorted(state)))

@@ -28,7 +28,7 @@ from fastsynth.config import Config, load_config
 from fastsynth.data.surfaces import draw_surface, free_pictures
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.perceptual import PerceptualDistance
-from fastsynth.diffusion.progress import Progress
+from fastsynth.loops import Progress
 
 SURFACE_SIZE = 192
 FREE_SHARE = 0.3

@@ -13,6 +13,7 @@ hardly any noise. The noise that goes into x' is drawn afresh, as it will be at 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +30,6 @@ from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoin
 from fastsynth.diffusion.adapting import (
     HeldOutJudge,
     TrainedUNet,
-    averaged,
     choose_trained,
     merge_lora,
     trained_parameters,
@@ -38,8 +38,8 @@ from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.base import farm_input, latent_mask, unet_input
 from fastsynth.diffusion.losses import FASTLoss, fast_loss, foreground_loss
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.diffusion.progress import Progress
 from fastsynth.diffusion.views import EncodedViews
+from fastsynth.loops import Progress, averaged
 from fastsynth.parallel import gather_batch, own_slice
 from fastsynth.stopping import gentle_stop
 
@@ -173,7 +173,7 @@ def train_fast(
         setup.schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_train_steps
     )
     parts, optimizer, schedule = accelerator.prepare(parts, optimizer, schedule)
-    plain, own = accelerator.unwrap_model(parts), own_slice(accelerator, batch_size)
+    plain = accelerator.unwrap_model(parts)
     ema = EMAModel(trained_parameters(parts), decay=ema_decay)
     ema.to(accelerator.device)
     progress, judge = Progress(), HeldOutJudge()
@@ -181,6 +181,9 @@ def train_fast(
     load_checkpoint(accelerator, output)
 
     scheduler = pipeline.scheduler
+    weigh = partial(
+        fast_loss, denoise_weight=denoising_weight, farm_weight=farm_weight, foreground_weight=foreground_weight
+    )
     hidden = not accelerator.is_main_process
     with (
         tqdm(total=max_train_steps, initial=progress.step, desc="train FAST", disable=hidden) as bar,
@@ -188,19 +191,9 @@ def train_fast(
     ):
         while progress.step < max_train_steps and not judge.exhausted(patience):
             rng = np.random.default_rng((seed, progress.step))
-            latents, mask_image, rows = _draw(defects, normals, batch_size, normal_share, rng)
-            noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=seed, step=progress.step)
-            latents, mask_image = latents.to(accelerator.device), mask_image.to(accelerator.device)
-            rows, noise = rows.to(accelerator.device), noise.to(accelerator.device)
-            output_of_step = parts(latents[own], mask_image[own], rows[own], scheduler, noise.part(own))
-            loss: FASTLoss = fast_loss(
-                **{name: gather_batch(accelerator, value) for name, value in output_of_step.items()},
-                latents=latents,
-                mask=latent_mask(mask_image, cell=mask_image.shape[-1] // latents.shape[-1]),
-                denoise_weight=denoising_weight,
-                farm_weight=farm_weight,
-                foreground_weight=foreground_weight,
-            )
+            batch = _draw(defects, normals, batch_size, normal_share, rng)
+            noise = TrainingNoise(batch[0].shape, num_train_timesteps=len(scheduler), seed=seed, step=progress.step)
+            loss = _loss(accelerator, parts, batch, noise, scheduler, weigh)
             accelerator.backward(accelerator.num_processes * loss.total)
             accelerator.clip_grad_norm_(parts.parameters(), 1.0)
             optimizer.step()
@@ -215,10 +208,10 @@ def train_fast(
                 bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
                 log({"step": progress.step, **shown})
             if held_out is not None and (progress.step % save_every == 0 or progress.step == max_train_steps):
-                with averaged(plain, ema):
-                    loss_held_out = held_out_loss(plain, held_out, scheduler, batch_size=batch_size)
-                    judge.note(plain, loss_held_out, step=progress.step)
-                log({"step": progress.step, "held_out": loss_held_out})
+                with averaged(trained_parameters(parts), ema):
+                    judged = held_out_loss(plain, held_out, scheduler, batch_size=batch_size)
+                    judge.note(plain, judged, step=progress.step)
+                log({"step": progress.step, "held_out": judged})
             stopped = asked_to_stop(accelerator, stop)
             if stopped or progress.step % save_every == 0:
                 save_checkpoint(accelerator, output, step=progress.step)
@@ -241,19 +234,41 @@ def _forget_precision() -> None:
     AcceleratorState._reset_state()
 
 
+def _loss(
+    accelerator: Accelerator,
+    parts: nn.Module,
+    batch: tuple[Tensor, Tensor, Tensor],
+    noise: TrainingNoise,
+    scheduler: AIASScheduler,
+    weigh: Callable[..., FASTLoss],
+) -> FASTLoss:
+    """Of the whole batch; this process computes its own slice of it."""
+    latents, mask_image, rows = (tensor.to(accelerator.device) for tensor in batch)
+    own, noise = own_slice(accelerator, len(latents)), noise.to(accelerator.device)
+    mine = parts(latents[own], mask_image[own], rows[own], scheduler, noise.part(own))
+    gathered = {name: gather_batch(accelerator, value) for name, value in mine.items()}
+    return weigh(**gathered, latents=latents, mask=_cells(mask_image, latents))
+
+
 @torch.no_grad()
 def held_out_loss(parts: nn.Module, views: EncodedViews, scheduler: AIASScheduler, *, batch_size: int) -> float:
     """Mean squared error inside the masks, of predictions at fixed noise, over all views."""
-    losses = []
+    losses, training = [], parts.training
+    parts.eval()
     device = next(parts.parameters()).device
     for start in range(0, len(views), batch_size):
         picks = np.arange(start, min(start + batch_size, len(views)))
         latents, mask_image, rows = (tensor.to(device) for tensor in views.batch(picks))
         noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=HELD_OUT_SEED, step=start)
         output = parts(latents, mask_image, rows, scheduler, noise.to(device))
-        mask = latent_mask(mask_image, cell=mask_image.shape[-1] // latents.shape[-1])
-        losses.append(foreground_loss(output["prediction"], output["target"], mask=mask))
+        losses.append(foreground_loss(output["prediction"], output["target"], mask=_cells(mask_image, latents)))
+    parts.train(training)
     return float(torch.cat(losses).mean())
+
+
+def _cells(mask_image: Tensor, latents: Tensor) -> Tensor:
+    """The mask (B, 1, H, W) on the grid of the latents, whatever the base's cells measure."""
+    return latent_mask(mask_image, cell=mask_image.shape[-1] // latents.shape[-1])
 
 
 def _draw(

@@ -126,12 +126,17 @@ class Remove(Config):
     id: Id
 
 
-class Move(Config):
-    op: Literal["move"] = "move"
+class Shift(Config):
+    """By pixels, to the right and down."""
+
     id: Id
     dx: Pixels
     dy: Pixels
     clip: Clip | None = None
+
+
+class Move(Shift):
+    op: Literal["move"] = "move"
 
 
 class Turn(Config):
@@ -157,12 +162,8 @@ class Paint(Config):
     erase: Annotated[bool, Field(strict=True)] = False
 
 
-class Copy(Config):
+class Copy(Shift):
     op: Literal["copy"] = "copy"
-    id: Id
-    dx: Pixels
-    dy: Pixels
-    clip: Clip | None = None
 
 
 class SetClass(Config):

@@ -69,7 +69,7 @@ class Verdict:
 class Duplicates:
     """The stored samples, by fingerprint. read: id → image and foreground of a stored sample.
 
-    OpenCV compares all fingerprints, 100,000 of them in some 3 ms, and no picture of an unrelated sample is read. A
+    OpenCV compares all fingerprints at once, and no picture of an unrelated sample is read. A
     tree would not help: at 72 of 256 bits hardly a branch could be left out.
     """
 

@@ -78,7 +78,7 @@ class DuplicateRule(Rule):
 
 
 class FeatureRule(Rule):
-    """Implausible feature distance to the real defects; needs the extra `offline` and about 30 ms per sample."""
+    """Implausible feature distance to the real defects; needs the extra `offline`; the slowest rule."""
 
     enabled: bool = False
     max_distance: Positive = 3.0

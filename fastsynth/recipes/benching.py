@@ -83,7 +83,7 @@ def draw_bench_sheet(rows: dict[str, Run], path: Path, *, columns: int, tile: in
         lines.append([defect_tile(*first.read(seen[pick]), size=tile, outline=False) for pick in picks])
         labels.append(f"{defect}, real")
         for name, run in rows.items():
-            found = sorted((run.store_folder / "").glob(f"*/train/{defect}/*.png"))[:columns]
+            found = sorted(run.store_folder.glob(f"*/train/{defect}/*.png"))[:columns]
             lines.append([defect_tile(*_pair(image), size=tile, outline=False) for image in found])
             labels.append(f"{defect}, {name}")
     save_sheet(path, contact_sheet(lines, row_labels=labels, tile=tile))

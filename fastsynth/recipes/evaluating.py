@@ -43,9 +43,10 @@ def evaluate(run: Run, *, most: int = 200) -> dict[str, Any]:
 
     Of a type with too few samples or real defects, what cannot be told is left out.
     """
+    stored = list(read_manifest(run.store_folder))
     types = {}
     for defect in sorted({record.defect or "" for record in run.training_defects()}):
-        lines = [line for line in read_manifest(run.store_folder) if line["defect"] == defect]
+        lines = [line for line in stored if line["defect"] == defect]
         if len(lines) < FEWEST:
             continue
         picks = np.linspace(0, len(lines) - 1, min(len(lines), most)).round().astype(int)

@@ -1,12 +1,11 @@
 """FAST in a run's folder: train it on the training third, or load what was trained."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers.utils.logging import disable_progress_bar
 from safetensors import SafetensorError
@@ -19,27 +18,25 @@ from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.pretrained.config import PretrainedBaseConfig
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import COMPACT, TrainingSetup, train_fast
-from fastsynth.diffusion.views import EncodedViews, View, defect_views, encode_views, normal_views
+from fastsynth.diffusion.views import EncodedViews, encode_views
 from fastsynth.files import sha256_json, write_json
-from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
+from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.parallel import main_first, wait_for_all
 from fastsynth.processes import process_index
+from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
 
 TRAINED = "training.json"
-HELD_OUT_VIEWS = 48
-"""Views of the validation defects that tell when to stop."""
 
 
 def train(run: Run, settings: FASTConfig) -> None:
     """Train FAST on the training defects and normals into `run.model_folder`; the validation defects end it."""
     with run.stage("train"), disk_errors(run.folder):
         write_json(run.model_folder / TRAINED_FROM, run.training_settings())
-        exemplars = run.exemplars("train")
-        pipeline = _new_pipeline(run, settings, exemplars)
+        pipeline = _new_pipeline(run, settings)
         cpu = pipeline.device.type == "cpu"
         with main_first(cpu=cpu):
-            views = _encoded_views(run, settings, pipeline, exemplars)
+            views = _encoded_views(run, settings, pipeline)
         result = train_fast(
             pipeline,
             views["defects"],
@@ -110,52 +107,29 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
 
 
-def _encoded_views(
-    run: Run, settings: FASTConfig, pipeline: FASTPipeline, exemplars: Sequence[Exemplar]
-) -> dict[str, EncodedViews]:
-    """Views, encoded once and kept on disk while the training can still be interrupted.
-
-    Keys: defects, normals, and held_out where the split has validation defects.
-    """
-    normals = run.training_normals()
-    training, size, context = settings.training, settings.crop_size, settings.context
+def _encoded_views(run: Run, settings: FASTConfig, pipeline: FASTPipeline) -> dict[str, EncodedViews]:
+    """The run's `training_views`, encoded once and kept on disk while the training can still be interrupted."""
     made_from = [
         run.training_sha256(),
         run.config.seed,
-        size,
-        context,
-        training.defect_crops,
-        training.normal_crops,
+        settings.crop_size,
+        settings.context,
+        settings.training.defect_crops,
+        settings.training.normal_crops,
         weights_sha256(pipeline.vae),
     ]
     folder = run.folder / "cache" / f"views-{sha256_json(made_from)[:12]}"
-
-    def read_normal(index: int) -> tuple[np.ndarray, str]:
-        return run.read(normals[index])[0], normals[index].category
-
-    rngs = [np.random.default_rng((run.config.seed, stream)) for stream in (1, 2, 3)]
-    defect_count, normal_count = training.defect_crops, training.normal_crops
-    views: dict[str, tuple[Iterator[View], int]] = {
-        "defects": (defect_views(exemplars, count=defect_count, size=size, context=context, rng=rngs[0]), defect_count),
-        "normals": (
-            normal_views(
-                read_normal, len(normals), exemplars, count=normal_count, size=size, context=context, rng=rngs[1]
-            ),
-            normal_count,
-        ),
-    }
-    if held_out := run.exemplars("val"):
-        drawn = defect_views(held_out, count=HELD_OUT_VIEWS, size=size, context=context, rng=rngs[2])
-        views["held_out"] = (drawn, HELD_OUT_VIEWS)
-    for name, (drawn, total) in views.items():
+    found = {}
+    for name, (views, total) in training_views(run, settings).items():
         path = folder / f"{name}.safetensors"
         if not path.is_file():
-            encode_views(drawn, pipeline.encoder, pipeline.tokens, total=total).save(path)
-    return {name: EncodedViews.load(folder / f"{name}.safetensors") for name in views}
+            encode_views(views, pipeline.encoder, pipeline.tokens, total=total).save(path)
+        found[name] = EncodedViews.load(path)
+    return found
 
 
-def _new_pipeline(run: Run, settings: FASTConfig, exemplars: Sequence[Exemplar]) -> FASTPipeline:
-    pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})
+def _new_pipeline(run: Run, settings: FASTConfig) -> FASTPipeline:
+    pairs = run.defect_pairs
     if isinstance(settings.base, PretrainedBaseConfig):
         pretrained: FASTPipeline = _pretrained().build(run, settings, settings.base, pairs, device_of(run))
         return pretrained.to(device_of(run))

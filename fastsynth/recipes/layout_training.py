@@ -2,17 +2,17 @@
 
 import itertools
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
 from diffusers.utils.logging import disable_progress_bar
 from tqdm import tqdm
 
-from fastsynth.diffusion.views import defect_views, normal_views
 from fastsynth.files import write_json
 from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_index
 from fastsynth.recipes.fast import TRAINED, device_of, disk_errors
+from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
 from generators.batches import CropSource, Source
 from generators.crn_stages import train_crn
@@ -66,22 +66,14 @@ def load(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> LayoutRenderer:
 
 def crop_source(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> CropSource:
     """Crops around all training defects, and of normals under borrowed masks. They are drawn anew when resumed."""
-    training, exemplars, normals = settings.training, run.exemplars("train"), run.training_normals()
-
-    def read_normal(index: int) -> tuple[np.ndarray, str]:
-        return run.read(normals[index])[0], normals[index].category
-
-    crop: dict[str, Any] = {"size": settings.crop_size, "context": settings.context}
-    rngs = [np.random.default_rng((run.config.seed, stream)) for stream in (1, 2)]
-    views = itertools.chain(
-        defect_views(exemplars, count=training.defect_crops, rng=rngs[0], **crop),
-        normal_views(read_normal, len(normals), exemplars, count=training.normal_crops, rng=rngs[1], **crop),
-    )
-    pairs = sorted({(exemplar.category, exemplar.defect) for exemplar in exemplars})
+    drawn = training_views(run, settings)
+    views = itertools.chain(drawn["defects"].views, drawn["normals"].views)
+    total = drawn["defects"].total + drawn["normals"].total
+    pairs = run.defect_pairs
     names = (BACKGROUND, *(class_name(*pair) for pair in pairs))
     numbers = {name: number for number, name in enumerate(names)}
     pictures, masks, classes = [], [], []
-    for view in tqdm(views, total=training.defect_crops + training.normal_crops, desc="crops", leave=False):
+    for view in tqdm(views, total=total, desc="crops", leave=False):
         pictures.append(np.rint((view.picture + 1) * 127.5).clip(0, 255).astype(np.uint8))
         masks.append(view.mask_image.astype(np.uint8))
         classes.append(numbers.get(class_name(view.category, view.defect), 0))
@@ -90,7 +82,7 @@ def crop_source(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> CropSource:
         np.stack(masks),
         np.array(classes),
         class_names=names,
-        normal_share=training.normal_share,
+        normal_share=settings.training.normal_share,
     )
 
 

@@ -92,7 +92,7 @@ def load_renderer(run: Run) -> Renderer:
 
 
 def _random_normal(run: Run, category: str, rng: np.random.Generator) -> np.ndarray:
-    records = [record for record in run.training_normals() if record.category == category]
+    records = [record for record in run.training_normals if record.category == category]
     return run.read(records[rng.integers(len(records))])[0]
 
 
@@ -104,8 +104,8 @@ def _require_trained(run: Run) -> None:
 
 def draw_layouts(run: Run, ids: Sequence[int], *, attempt: int = 0) -> Iterator[Layout]:
     """The layouts of the given samples; each depends on the run's seed, its own id and the attempt alone."""
-    samplers, normals = run.layout_samplers(), run.training_normals()
-    pairs = sorted({(record.category, record.defect or "") for record in run.training_defects()})
+    samplers, normals = run.layout_samplers, run.training_normals
+    pairs = run.defect_pairs
     for sample_id in ids:
         category, defect = pairs[sample_id % len(pairs)]
         rng = np.random.default_rng((run.config.seed, sample_id, *([attempt] if attempt else [])))

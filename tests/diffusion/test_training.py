@@ -9,9 +9,9 @@ import torch
 from fastsynth.diffusion.base import latent_mask
 from fastsynth.diffusion.losses import FASTLoss, fast_loss
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.diffusion.progress import Progress
 from fastsynth.diffusion.training import TrainedParts, TrainingNoise, TrainingResult, train_fast
 from fastsynth.diffusion.views import EncodedViews
+from fastsynth.loops import Progress
 
 SETTINGS = {
     "seed": 0, "max_train_steps": 12, "batch_size": 4, "learning_rate": 4e-3, "warmup_steps": 2, "ema_decay": 0.9,

@@ -200,7 +200,7 @@ def filled_run(tiny_tree, tmp_path) -> Run:
         "generate": {"count": 4, "gate": rules},
     }
     run = Run(parse_config(RunConfig, values, source="test"))
-    normals = run.training_normals()
+    normals = run.training_normals
 
     def draw(ids: Sequence[int], attempt: int) -> list[Sample]:
         samples = []

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
+from torch import nn
 
 from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.pretrained.folders import AUTOENCODER_FILES, base_scheduler, load_base, locate
@@ -49,14 +50,10 @@ def new_pretrained_pipeline(
     folder = locate(pretrained, download=download, revision=revision)
     other = None if autoencoder is None else locate(autoencoder, download=download, files=AUTOENCODER_FILES)
     base = load_base(folder, dtype=DTYPES[precision], autoencoder=other)
-    embeddings = base.text_encoder.get_input_embeddings()
+    embeddings = cast(nn.Embedding, base.text_encoder.get_input_embeddings())
     width, channels = embeddings.embedding_dim, int(base.vae.config["latent_channels"])
     _check_size(size, cell=cell_size(base.vae), farm=farm)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        improved = farm == "improved"
-        module = FARM(in_channels=channels, class_embed_dim=width) if improved else FARM.published(channels)
-        spatial = SpatialEncoder(spatial_tokens, width) if spatial_tokens else None
+    module, spatial = _fresh(farm, channels=channels, width=width, spatial_tokens=spatial_tokens, seed=seed)
     tokens = PromptTokens(
         pairs=[list(pair) for pair in pairs],
         prompt=prompt,
@@ -67,9 +64,6 @@ def new_pretrained_pipeline(
         words=dict(words),
     )
     tokens.start_from_words(base.tokenizer, embeddings)
-    for fresh in (module, tokens, spatial):
-        if fresh is not None:
-            fresh.eval()
     pipeline = PretrainedFASTPipeline(
         vae=base.vae,
         text_encoder=base.text_encoder,
@@ -77,12 +71,24 @@ def new_pretrained_pipeline(
         unet=base.unet,
         scheduler=base_scheduler(base, kernel=kernel, spacing=spacing, solver_order=solver_order),
         farm=module,
-        tokens=tokens,
+        tokens=tokens.eval(),
         spatial=spatial,
         crop_size=size,
     )
     pipeline.prompts()  # one that does not fit is better found now than after encoding
     return pipeline
+
+
+def _fresh(
+    farm: Literal["improved", "published"], *, channels: int, width: int, spatial_tokens: int, seed: int
+) -> tuple[FARM, SpatialEncoder | None]:
+    """FARM and, if it is asked for, the spatial encoder, with weights of `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        improved = farm == "improved"
+        module = FARM(in_channels=channels, class_embed_dim=width) if improved else FARM.published(channels)
+        spatial = SpatialEncoder(spatial_tokens, width).eval() if spatial_tokens else None
+    return module.eval(), spatial
 
 
 def open_pretrained_pipeline(

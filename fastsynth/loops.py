@@ -1,6 +1,11 @@
-"""What a training loop must remember besides weights and optimisers: how far it is and how long it took."""
+"""What every training loop shares: how far it is and how long it took, and a look through its averaged weights."""
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from diffusers.training_utils import EMAModel
+from torch import nn
 
 
 class Progress:
@@ -22,3 +27,14 @@ class Progress:
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.step, self._seconds = int(state["step"]), float(state["seconds"])
         self._started = time.monotonic()
+
+
+@contextmanager
+def averaged(parameters: Sequence[nn.Parameter], ema: EMAModel) -> Iterator[None]:
+    """Inside the block `parameters`, those that `ema` averages, have their averages as values."""
+    ema.store(parameters)
+    ema.copy_to(parameters)
+    try:
+        yield
+    finally:
+        ema.restore(parameters)
