@@ -55,7 +55,8 @@ class ExemplarBank:
         map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
         _mirror_into(exemplar.foreground, map_x, map_y, inside)
         pixels = ValueRange.of(exemplar.image).to_float(exemplar.image)
-        defect = cv2.remap(pixels, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        # cubic: linear interpolation flattens hair-thin lines more
+        defect = cv2.remap(pixels, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         return defect.reshape(*inside.shape, -1)
 
     def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:

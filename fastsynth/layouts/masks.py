@@ -25,6 +25,8 @@ LINE = 0.9
 1, so that an unchanged shape stays exactly as it was."""
 LINE_IN_SOURCE = 0.65
 """The same in source pixels, for enlarged shapes: between two diagonal neighbours the sampled distance is 0.5."""
+THICKER = 0.4
+"""Largest move of a border, as a share of the shape's largest half width."""
 WAVES = 3
 """Sinusoids in an elastic field."""
 
@@ -140,8 +142,9 @@ def draw_real(
 
     rotation_range: degrees, counter-clockwise. flip: mirror each axis with probability ½.
     elastic: bending, as a share of the part's longer side; up to 0.1 the field does not fold.
-    thickness_range: pixels by which the border moves out; negative moves it in, but at most by 0.4 of the shape's
-    largest half width, and centre lines stay. At most PADDING × scale.
+    thickness_range: pixels by which the border moves out; negative moves it in. Either way by at most THICKER of the
+    shape's largest half width, or thin shapes would be thickened on average; centre lines stay. At most
+    PADDING × scale.
     """
     scale = float(np.exp(rng.uniform(*np.log(scale_range))))
     angle = np.deg2rad(rng.uniform(*rotation_range))
@@ -238,7 +241,8 @@ def _sample(part: RealPart, warp: Warp, *, shape: tuple[int, int], scale: float,
     map_x -= np.float32(part.left - PADDING)
     map_y -= np.float32(part.top - PADDING)
     distance = _remap(part.signed_distance, map_x, map_y, outside=-1e6)
-    mask = distance >= -max(thickness / scale, -0.4 * float(part.signed_distance.max()))
+    limit = THICKER * float(part.signed_distance.max())
+    mask = distance >= -np.clip(thickness / scale, -limit, limit)
     if part.line_distance is not None:
         line = _remap(part.line_distance, map_x, map_y, outside=1e6)
         mask |= line <= max(LINE / scale, LINE_IN_SOURCE)

@@ -75,6 +75,21 @@ def test_late_crops_are_large_and_as_many_fewer_as_keeps_the_pixels():
     assert module._crops(settings, 60) == (64, 3)
 
 
+def test_roughness_is_the_power_that_the_means_over_4x4_cells_do_not_hold():
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randn(2, 3, 4, 4, generator=generator).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    assert module.latent_roughness(blocks).item() == pytest.approx(0, abs=1e-6)
+    white = torch.randn(4, 8, 64, 64, generator=generator)
+    assert module.latent_roughness(white).item() == pytest.approx(15 / 16, abs=0.02)
+    assert module.latent_roughness(blocks + 0.5).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_noise_keeps_its_first_scale_then_declines_evenly_to_the_last():
+    settings = config(Path("unused"), steps=100, latent_noise=(0.5, 0.1), noise_decline_start=0.2)
+    scales = [module._noise_scale(settings, step) for step in (0, 20, 60, 100)]
+    assert scales == pytest.approx([0.5, 0.5, 0.3, 0.1])
+
+
 def test_the_discriminator_judges_patches():
     judge = PatchDiscriminator(width=8)
     image = torch.zeros(2, 3, 64, 64, requires_grad=True)

@@ -104,6 +104,17 @@ def test_thickness_moves_the_border_by_that_many_pixels():
         assert shape.mask.shape == (height + 2 * thickness, width + 2 * thickness)
 
 
+def test_thin_shapes_are_not_thickened_beyond_a_share_of_their_half_width():
+    """Or cracks would become wider on average, since they cannot become thinner."""
+    band = np.zeros((40, 120), bool)
+    band[15:20, 10:110] = True  # half width 2.5 pixels: its border moves by one pixel at most
+    for foreground, wider in ((hairline(), 0), (band, 2)):
+        (part,) = split_parts(real(foreground))
+        shape = draw_real(part, rng=np.random.default_rng(0), **{**UNCHANGED, "thickness_range": (4, 4)})
+        height, width = part.foreground.shape
+        assert shape.mask.shape == (height + wider, width + wider)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), left=st.integers(-40, 40), top=st.integers(-40, 40))
 def test_a_window_of_the_coordinates_continues_the_patch(seed, left, top):
