@@ -93,8 +93,8 @@ class CRN(ModelMixin, ConfigMixin):
         features = None
         for stage, here in zip(self.stages, reversed(layouts), strict=True):
             if features is not None:
-                larger = F.interpolate(features, size=here.shape[-2:], mode="bilinear", align_corners=True)
-                here = torch.cat([larger, here], dim=1)
+                size = here.shape[-2:]  # no name for the larger features: at full size they take as much as all weights
+                here = torch.cat([F.interpolate(features, size=size, mode="bilinear", align_corners=True), here], dim=1)
             features = stage(here, planes)
         # channels are colour-major: all reds, all greens, all blues
         return self.head(features).unflatten(1, (self.config["out_channels"], -1)).transpose(1, 2)
