@@ -100,7 +100,7 @@ class TestPhoto:
             "device": "cpu",
             "data": {
                 "photos": str(pair_folder / "photos"), "layouts": str(pair_folder / "layouts"), "load_size": 32,
-                "crop_size": 32, "held_out": 3,
+                "crop_size": 32, "held_out": 4,
                 "classes": {"wall": [40, 40, 200], "door": [200, 60, 40], "window": [60, 190, 90]},
             },
             "renderer": {"kind": kind, "network": NETWORKS[kind], "training": TRAINING},
@@ -127,9 +127,27 @@ class TestPhoto:
         drawn = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn", "--looks", 2)
         assert drawn.out == f"{tmp_path / 'drawn'}: 24 pictures\n", drawn.err
         assert read_image(tmp_path / "drawn" / "11-2.png").shape == (32, 32, 3)
+        measured = call("photo", "evaluate", config, "--json", "-s", "data.held_out=3")
+        assert measured.code == 2
+        assert "hold at least 4 pairs out" in measured.complaint
         other = call("photo", "train", config, "--seed", 1)
         assert other.code == 2
         assert "choose another output" in other.complaint
+
+    def test_what_it_draws_of_hidden_layouts_is_measured_beside_a_baseline(self, call, config, kind, tmp_path):
+        missing = call("photo", "evaluate", config)
+        assert missing.code == 2
+        assert "no layout renderer" in missing.complaint
+        assert call("photo", "train", config).code == 0
+        answer = call("photo", "evaluate", config, "--json")
+        assert answer.code == 0, answer.err
+        found = json.loads(answer.out)
+        assert found == json.loads((tmp_path / "photos" / "quality.json").read_text())
+        assert found["kid"].keys() == {"renders", "nearest", "training"}
+        assert found["pictures"] == 4
+        assert ("leak" in found) == (kind == "pix2pixhd")
+        # networks of five steps draw no photos
+        assert found["kid"]["renders"]["mean"] > found["kid"]["training"]["mean"]
 
     def test_nothing_is_drawn_before_training(self, call, config, pair_folder, tmp_path):
         answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn")
