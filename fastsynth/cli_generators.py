@@ -1,11 +1,11 @@
-"""The verbs of the layout renderers: general layout-to-photo training, and foreign checkpoints."""
+"""The verbs of the layout renderers: general layout-to-photo training and measuring, and foreign checkpoints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fastsynth.cli_options import ConfigPath, Device, Overrides, Seed
+from fastsynth.cli_options import AsJson, ConfigPath, Device, Overrides, Seed, print_result
 
 if TYPE_CHECKING:
     from generators.layout_config import PhotoConfig
@@ -42,6 +42,22 @@ def photo_draw(
     from fastsynth.recipes.photos import draw_photos
 
     typer.echo(f"{output}: {len(draw_photos(settings, layouts, output, looks=looks))} pictures")
+
+
+@photo_app.command("evaluate")
+def photo_evaluate(
+    config: ConfigPath,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Distance of its pictures of held-out layouts to the photos, beside a baseline, and how far style edits leak."""
+    settings = _read(config, overrides)
+    from fastsynth.recipes.photo_judging import evaluate_photos
+
+    found = evaluate_photos(settings)
+    lines = [f"kid, {name}: {value['mean']:.3f}" for name, value in found["kid"].items()]
+    lines += [f"leak: {found['leak']:.3f}"] if "leak" in found else []
+    print_result(found, "\n".join(lines), as_json)
 
 
 @import_app.command("pix2pixhd")

@@ -13,6 +13,7 @@ from typing import Literal, assert_never
 import torch
 from torch import Tensor, nn
 
+from generators.bands import BandedConv2d, BandedConvTranspose2d
 from generators.encoding import area_pyramid
 
 NormKind = Literal["instance", "joint", "class_adaptive"]
@@ -90,7 +91,7 @@ class ConvBlock(nn.Module):
     def __init__(self, before: int, after: int, *, kernel_size: int, stride: int = 1, norm: nn.Module) -> None:
         super().__init__()
         mode: Literal["reflect", "zeros"] = "reflect" if stride == 1 else "zeros"
-        self.conv = nn.Conv2d(before, after, kernel_size, stride=stride, padding=kernel_size // 2, padding_mode=mode)
+        self.conv = BandedConv2d(before, after, kernel_size, stride=stride, padding=kernel_size // 2, padding_mode=mode)
         self.norm = norm
 
     def forward(self, x: Tensor, planes: Sequence[Tensor]) -> Tensor:
@@ -105,10 +106,10 @@ class UpBlock(nn.Module):
         match upsampling:
             case "transposed":
                 self.resize: nn.Module = nn.Identity()
-                self.conv: nn.Module = nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
+                self.conv: nn.Module = BandedConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=1)
             case "resize":
                 self.resize = nn.Upsample(scale_factor=2, mode="nearest")
-                self.conv = nn.Conv2d(before, after, 3, padding=1)
+                self.conv = BandedConv2d(before, after, 3, padding=1)
             case _:
                 assert_never(upsampling)
         self.norm = norm
@@ -122,8 +123,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, *, norms: tuple[nn.Module, nn.Module]) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv1 = BandedConv2d(channels, channels, 3, padding=1, padding_mode="reflect")
+        self.conv2 = BandedConv2d(channels, channels, 3, padding=1, padding_mode="reflect")
         self.norm1, self.norm2 = norms
 
     def forward(self, x: Tensor, planes: Sequence[Tensor]) -> Tensor:
@@ -136,7 +137,7 @@ class ImageHead(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, after, 7, padding=3, padding_mode="reflect")
+        self.conv = BandedConv2d(before, after, 7, padding=3, padding_mode="reflect")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x).tanh()

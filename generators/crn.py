@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from generators.bands import BandedConv2d
 from generators.blocks import check_choice, make_norm, norm_pyramid
 from generators.encoding import area_pyramid, check_sides
 
@@ -63,7 +64,7 @@ class CRN(ModelMixin, ConfigMixin):
             norms = [make_norm(norm, width, base="joint", num_planes=num_planes, level=level) for _ in range(2)]
             self.stages.append(RefinementModule(before + self.in_channels, width, norms=(norms[0], norms[1])))
             before = width
-        self.head = nn.Conv2d(before, out_channels * num_outputs, 1)
+        self.head = BandedConv2d(before, out_channels * num_outputs, 1)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.get_parameter("bias"))
 
@@ -92,8 +93,8 @@ class CRN(ModelMixin, ConfigMixin):
         features = None
         for stage, here in zip(self.stages, reversed(layouts), strict=True):
             if features is not None:
-                larger = F.interpolate(features, size=here.shape[-2:], mode="bilinear", align_corners=True)
-                here = torch.cat([larger, here], dim=1)
+                size = here.shape[-2:]  # no name for the larger features: at full size they take as much as all weights
+                here = torch.cat([F.interpolate(features, size=size, mode="bilinear", align_corners=True), here], dim=1)
             features = stage(here, planes)
         # channels are colour-major: all reds, all greens, all blues
         return self.head(features).unflatten(1, (self.config["out_channels"], -1)).transpose(1, 2)
@@ -128,8 +129,8 @@ class RefinementModule(nn.Module):
 
     def __init__(self, before: int, width: int, *, norms: tuple[nn.Module, nn.Module]) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv1 = BandedConv2d(before, width, 3, padding=1, bias=False)
+        self.conv2 = BandedConv2d(width, width, 3, padding=1, bias=False)
         self.norm1, self.norm2 = norms
         nn.init.xavier_uniform_(self.conv1.weight)
         nn.init.xavier_uniform_(self.conv2.weight)

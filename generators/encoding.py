@@ -38,7 +38,10 @@ def one_hot(labels: Tensor, *, num_classes: int, ignore: int | None = None, void
             f"class ids {found} in a layout, the renderer knows 0 to {count - 1}; "
             "remap them, raise num_classes, or name the id to ignore"
         )
-    planes = F.one_hot(labels.masked_fill(ignored, count), count + 1).movedim(-1, 1).float()
+    # F.one_hot would make int64 planes first: 0.6 GB of them for 2048×1024 pixels and 35 classes
+    batch, height, width = labels.shape
+    planes = torch.zeros((batch, count + 1, height, width), device=labels.device)
+    planes.scatter_(1, labels.masked_fill(ignored, count)[:, None], 1.0)
     return planes if void else planes[:, :count].contiguous()
 
 

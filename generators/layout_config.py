@@ -167,7 +167,7 @@ class PairsConfig(Config):
     layouts: Path | None = None
     """Folder of layouts: a picture's layout has its stem."""
     instances: Path | None = None
-    """Folder of instance ids, 8 or 16 bit; null: connected regions of a class."""
+    """Folder of instance ids: grey, 8 or 16 bit (Cityscapes), or coloured (COCO panoptic); null: connected regions."""
     classes: Annotated[dict[str, tuple[int, int, int] | int], Field(min_length=1)]
     """Class name → its colour in the layouts, or its grey value."""
     ignore: int | None = None

@@ -7,6 +7,7 @@ N classes, D style channels, k outputs, H W picture size.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, assert_never
@@ -20,7 +21,7 @@ from fastsynth.types import sample_seed
 from generators.crn import CRN, SMALLEST_BASE
 from generators.encoding import encode_layout
 from generators.pix2pixhd import SMALLEST_BOTTLENECK, Pix2PixHDGenerator
-from generators.style import StyleBank, StyleEncoder, noise_style, paint_styles
+from generators.style import StyleBank, StyleEncoder, encode_styles, noise_style, paint_styles
 
 Kind = Literal["crn", "pix2pixhd"]
 StyleKind = Literal["none", "encoder", "noise"]
@@ -70,6 +71,7 @@ class LayoutModel:
         seed: int,
         output: int | None = None,
         context: Tensor | None = None,
+        styles: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """One picture of one layout, (3, H, W) in [-1, 1]; the same seed gives the same picture.
 
@@ -78,11 +80,12 @@ class LayoutModel:
             seed: chooses the looks; every instance's by the seed and its own id, so that changing one keeps the rest.
             output: which of the k outputs, by default one that the seed chooses.
             context: (4, H, W) of `encoding.surroundings`, for a model that fills holes.
+            styles: instance id → (D,) of `centre_style` or `encode_style`, in place of what the seed chooses.
 
         Raises ValueError for ids out of range, or a model without the bank that its styles come from.
         """
         height, width = labels.shape
-        planes = self._encode(labels, instances, context, self._styles(labels, instances, seed))
+        planes = self._encode(labels, instances, context, self._styles(labels, instances, seed, styles or {}))
         drawn = self.generator(self._padded(planes[None].to(self.generator.device)))
         if drawn.ndim == 5:
             drawn = drawn[:, seed % self.num_outputs if output is None else output]
@@ -150,10 +153,31 @@ class LayoutModel:
             found[number] = style
         return found
 
-    def _styles(self, labels: Tensor, instances: Tensor, seed: int) -> Tensor | None:
+    def centre_style(self, label: int, centre: int) -> Tensor:
+        """(D,), one of the centres of a class. Raises ValueError when there is no such centre, or no style bank."""
+        if self.bank is None:
+            raise ValueError(f"this {self.kind} renderer has no style bank, so no centre {centre}; give a seed instead")
+        return self.bank.centre(label, centre)
+
+    @torch.no_grad()
+    def encode_style(self, image: Tensor, inside: Tensor) -> Tensor:
+        """(D,), how what lies inside looks. image: (3, H, W) in [-1, 1], as in training. inside: (H, W) bool.
+
+        Raises ValueError for a renderer without an encoder.
+        """
+        if self.encoder is None:
+            raise ValueError(
+                f"this {self.kind} renderer has no style encoder that could look at a picture; give a seed"
+            )
+        # the encoder was trained with the global generator alone, each enhancer doubled the size after it
+        shrink = 2 ** int(self.generator.config["num_enhancers"])
+        planes = encode_styles(self.encoder, image[None], inside[None].long(), shrink=shrink)
+        return planes[0][:, inside][:, 0]
+
+    def _styles(self, labels: Tensor, instances: Tensor, seed: int, given: Mapping[int, Tensor]) -> Tensor | None:
         if not self.generator.config["style_channels"]:
             return None
-        styles = paint_styles(instances, self.instance_styles(labels, instances, seed=seed))
+        styles = paint_styles(instances, {**self.instance_styles(labels, instances, seed=seed), **given})
         # in a hole, only what is drawn has a look of its own
         return styles * (labels > 0) if self.fills_holes else styles
 

@@ -112,6 +112,16 @@ class Palette:
         return labels
 
 
+def instance_ids(picture: np.ndarray) -> np.ndarray:
+    """(H, W) int32: a grey value of 8 or 16 bits, as in Cityscapes, or R + 256 G + 65536 B, as in COCO panoptic.
+
+    picture: (H, W, 1 or 3) as read.
+    """
+    weights = (1, 256, 65536)[: picture.shape[2]]
+    ids: np.ndarray = (picture.astype(np.int32) * np.array(weights, np.int32)).sum(axis=2, dtype=np.int32)
+    return ids
+
+
 def scale_layout(labels: np.ndarray, instances: np.ndarray | None, *, shorter: int) -> tuple[np.ndarray, np.ndarray]:
     """Both maps so that their shorter side has `shorter` pixels; instances of None are counted. (H, W) int16, int64."""
     scale = shorter / min(labels.shape)
@@ -181,7 +191,7 @@ class PairSource:
                 f"{files.layout} is {labels.shape}, its photo is {picture.shape[:2]}; "
                 "save the layout at the photo's size, with nearest neighbours"
             )
-        ids = None if files.instances is None else read_image(files.instances)[..., 0].astype(np.int32)
+        ids = None if files.instances is None else instance_ids(read_image(files.instances))
         labels, numbers = scale_layout(labels, ids, shorter=self.load_size)
         height, width = labels.shape
         method = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_CUBIC

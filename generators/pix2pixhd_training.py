@@ -18,7 +18,7 @@ from generators.loop import Task
 from generators.losses import LayerWeights, perceptual_loss
 from generators.perceptual import PerceptualTrunk
 from generators.pix2pixhd import Pix2PixHDGenerator
-from generators.style import StyleEncoder, find_segments, pool_instances
+from generators.style import StyleEncoder, encode_styles, find_segments
 
 
 class StyledGenerator(nn.Module):
@@ -40,17 +40,6 @@ class StyledGenerator(nn.Module):
             styles = encode_styles(self.encoder, image, instances, shrink=self.style_shrink)
         layout = planes if styles is None else torch.cat([planes, styles * styled], dim=1)
         return self.generator(layout)
-
-
-def encode_styles(encoder: StyleEncoder, image: Tensor, instances: Tensor, *, shrink: int) -> Tensor:
-    """The encoder's vector of every instance, painted over it: (B, D, H, W).
-
-    The encoder sees the picture at 1/shrink of its size; instances are averaged at full size, so none gets lost.
-    """
-    if shrink == 1:
-        return encoder(image, instances)
-    features = encoder.features(F.avg_pool2d(image, shrink))
-    return pool_instances(F.interpolate(features, scale_factor=shrink, mode="nearest"), instances)
 
 
 def noise_planes(instances: Tensor, style_channels: int, *, generator: torch.Generator) -> Tensor:

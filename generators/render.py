@@ -1,16 +1,30 @@
 """CRN and pix2pixHD as renderers of a run: each instance is drawn into a hole of its crop of the background."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fastsynth.layouts.crop import ValueRange, add_change, crop_around, cut, mask_to_model, paste, to_model
+from fastsynth.layouts.crop import (
+    ValueRange,
+    add_change,
+    crop_around,
+    cut,
+    cut_mask,
+    mask_to_model,
+    paste,
+    to_model,
+)
 from fastsynth.layouts.exemplar import instance_mask
-from fastsynth.types import Instance, Layout, Sample, sample_seed
+from fastsynth.layouts.masks import tight_box
+from fastsynth.types import CentreStyle, Instance, Layout, ReferenceStyle, Sample, instance_seed, sample_seed
 from generators.batches import components_of
 from generators.encoding import surroundings
 from generators.layout_model import LayoutModel
+
+References = Callable[[ReferenceStyle], tuple[np.ndarray, np.ndarray]]
+"""A style → the picture it names, (H, W, C) uint8 or uint16, and where in it the instance is, (H, W) bool."""
 
 
 class LayoutRenderer:
@@ -18,14 +32,19 @@ class LayoutRenderer:
 
     model: fills holes; its classes are `class_name(category, defect)`. size: of its square input.
     context: side of a crop as a multiple of the defect's longer side. feather: pixels of fading inside the border.
+    references: finds the pictures that styles refer to.
 
     A seed chooses among the model's looks, and how the crop is turned and mirrored while it is drawn: the networks
-    are trained on all eight positions, and each gives another picture.
+    are trained on all eight positions, and each gives another picture. A bank centre or a reference changes the look
+    alone, where the model has a style encoder; one without knows seeds only.
     """
 
-    def __init__(self, model: LayoutModel, *, size: int, context: float, feather: float) -> None:
+    def __init__(
+        self, model: LayoutModel, *, size: int, context: float, feather: float, references: References
+    ) -> None:
         self.name: str = model.kind
         self.model, self.size, self.context, self.feather = model, size, context, feather
+        self.references = references
 
     def render(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Sample]:
         """One sample per layout; outside its instances' masks the image is the background, bit for bit."""
@@ -40,28 +59,46 @@ class LayoutRenderer:
             native = cut(layout.background, crop)
             clean = to_model(native, size=self.size, values=values)
             hole = mask_to_model(inside, size=self.size)
-            change = self._drawn(clean, hole, layout, instance, seed=sample_seed(seed, instance.id)) - clean
+            change = self._drawn(clean, hole, layout, instance, seed) - clean
             drawn = add_change(values.to_float(native), change, inside, feather=self.feather)
             paste(image, drawn, crop, inside, values=values)
         return Sample(image, layout.foreground.astype(np.uint8) * 255, layout, seed, self.name)
 
-    def _drawn(
-        self, clean: np.ndarray, hole: np.ndarray, layout: Layout, instance: Instance, *, seed: int
-    ) -> np.ndarray:
-        """(3, S, S) float32. clean: (3, S, S) in [-1, 1]. hole: (1, S, S) of 0 and 1."""
+    def _drawn(self, clean: np.ndarray, hole: np.ndarray, layout: Layout, instance: Instance, seed: int) -> np.ndarray:
+        """(3, S, S) float32. clean: (3, S, S) in [-1, 1]. hole: (1, S, S) of 0 and 1. seed: of the sample."""
         label = self.model.class_id(class_name(layout.category, instance.defect))
+        seed, style = self._look(instance, label, seed)
         rng = np.random.default_rng(seed)
         turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
         clean, hole = (_turned(array, turns, mirrored) for array in (clean, hole))
         picture, opening = torch.from_numpy(clean)[None], torch.from_numpy(hole)[None]
+        parts = components_of(hole[0].astype(np.uint8))
         drawn = self.model.draw(
             torch.from_numpy(hole[0].astype(np.int64) * label),
-            torch.from_numpy(components_of(hole[0].astype(np.uint8))),
+            torch.from_numpy(parts),
             seed=seed,
             context=surroundings(picture, opening)[0],
+            styles=None if style is None else dict.fromkeys(np.unique(parts[hole[0] > 0]).tolist(), style),
         ).numpy()
         drawn = drawn[:, :, ::-1] if mirrored else drawn
         return np.rot90(drawn, -turns, axes=(1, 2))
+
+    def _look(self, instance: Instance, label: int, seed: int) -> tuple[int, Tensor | None]:
+        """The seed of an instance's look and position, and its style where the seed does not choose it, (D,)."""
+        match instance.style:
+            case CentreStyle(centre) if self.model.encoder is not None:
+                return sample_seed(seed, instance.id), self.model.centre_style(label, centre)
+            case ReferenceStyle() as style if self.model.encoder is not None:
+                return sample_seed(seed, instance.id), self._seen(*self.references(style))
+            case _:
+                return instance_seed(instance, seed, renderer=self.name), None
+
+    def _seen(self, image: np.ndarray, foreground: np.ndarray) -> Tensor:
+        """(D,), how what lies in the foreground looks, in a crop like those of the training."""
+        crop = crop_around(tight_box(foreground), image_size=foreground.shape, context=self.context)
+        picture = to_model(cut(image, crop), size=self.size, values=ValueRange.of(image))
+        inside = mask_to_model(cut_mask(foreground, crop), size=self.size)[0] > 0
+        return self.model.encode_style(torch.from_numpy(picture), torch.from_numpy(inside))
 
 
 def class_name(category: str, defect: str) -> str:

@@ -17,6 +17,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from generators.blocks import ConvBlock, ImageHead, PlainNorm, UpBlock, Upsampling, check_choice, init_normal
 from generators.encoding import check_sides
@@ -136,6 +137,17 @@ class StyleEncoder(ModelMixin, ConfigMixin):
         return self.head(x)
 
 
+def encode_styles(encoder: StyleEncoder, image: Tensor, instances: Tensor, *, shrink: int) -> Tensor:
+    """The encoder's vector of every instance, painted over it: (B, D, H, W).
+
+    The encoder sees the picture at 1/shrink of its size; instances are averaged at full size, so none gets lost.
+    """
+    if shrink == 1:
+        return encoder(image, instances)
+    features = encoder.features(F.avg_pool2d(image, shrink))
+    return pool_instances(F.interpolate(features, scale_factor=shrink, mode="nearest"), instances)
+
+
 class StyleBank(ModelMixin, ConfigMixin):
     """K-means centres of the styles of each class, with the fingerprint of the encoder they came from.
 
@@ -198,6 +210,13 @@ class StyleBank(ModelMixin, ConfigMixin):
             raise ValueError(f"class {number}; the style bank has 0 to {len(self.counts) - 1}")
         count = int(self.counts[number])
         return self.centres[number, :count] if count else self.average[None]
+
+    def centre(self, number: int, centre: int) -> Tensor:
+        """One of `of_class`, counted from 0, (D,). Raises ValueError for a class or centre the bank does not have."""
+        centres = self.of_class(number)
+        if not 0 <= centre < len(centres):
+            raise ValueError(f"centre {centre} of class {number}; the style bank has 0 to {len(centres) - 1} of it")
+        return centres[centre]
 
     def draw(self, number: int, *, generator: torch.Generator) -> Tensor:
         """A random centre of class `number`, (D,). One generator per instance keeps the others' looks when one changes.

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from generators.batches import Source
-from generators.pix2pixhd_training import encode_styles
-from generators.style import StyleBank, StyleEncoder, find_segments, segment_means
+from generators.style import StyleBank, StyleEncoder, encode_styles, find_segments, segment_means
 
 BATCH = 8
 

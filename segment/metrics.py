@@ -152,6 +152,12 @@ class Scores:
             for t, defect in enumerate(self.defects)
         }
 
+    def per_image(self, threshold: float) -> list[dict[str, float]]:
+        """{iou, acc} of every image by itself, in their order; 0 of 0 is 1."""
+        tp, fp, fn = self._counts(threshold)
+        iou, acc = _ratio(tp, tp + fp + fn), _ratio(tp, tp + fn)
+        return [{"iou": float(i), "acc": float(a)} for i, a in zip(iou, acc, strict=True)]
+
     def best_threshold(self) -> float:
         """The bin edge with the highest mIoU, of several the one nearest to 0.5. Only for validation images."""
         tp = np.stack([self._tp[rows].sum(axis=0) for rows in self._members])  # (T, BINS), strictest first

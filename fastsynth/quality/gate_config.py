@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from fastsynth.config import Config
+from fastsynth.quality.gate_measures import SEEN_CONTRAST, SEEN_SHARE
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -34,16 +35,16 @@ class ObjectRule(Rule):
 class VisibleRule(Rule):
     """No visible defect."""
 
-    min_contrast: Positive = 3.0
+    min_contrast: Positive = SEEN_CONTRAST
     """Change of a pixel that can be seen, in standard deviations of what the texture does over the same shape."""
-    min_share: Share = 0.08
+    min_share: Share = SEEN_SHARE
     """Share of the mask that must be visible."""
 
 
 class AlignmentRule(Rule):
     """Mask and picture disagree."""
 
-    min_contrast: Positive = 3.0
+    min_contrast: Positive = SEEN_CONTRAST
     """Change of a pixel that counts, as in `visible`."""
 
     max_outside: Annotated[float, Field(ge=0)] = 0.05

@@ -24,13 +24,19 @@ DETAIL_SIDE = 32
 """Longer side of a defect's fine detail, in pixels; smaller defects keep their own size."""
 BITS = 256
 """Of a fingerprint."""
+SEEN_CONTRAST = 3.0
+"""Contrast from which on a pixel's change can be seen."""
+SEEN_SHARE = 0.08
+"""Share of a mask that must be seen, or there is no defect to speak of."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """inside: (h, w) bool, the mask in the window. contrast: (h, w) float32, see `change`. strength: (h, w) float32,
-    absolute change, smoothed. outside: (h, w) bool, changed though outside the mask."""
+    """at: the window of the image that was looked at, h rows and w columns. inside: (h, w) bool, the mask in it.
+    contrast: (h, w) float32, see `change`. strength: (h, w) float32, absolute change, smoothed. outside: (h, w) bool,
+    changed though outside the mask."""
 
+    at: tuple[slice, slice]
     inside: np.ndarray
     contrast: np.ndarray
     strength: np.ndarray
@@ -57,7 +63,7 @@ def change(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> Cha
         texture = np.maximum(_texture(detail, where, sigma), FLOOR)
         contrast = np.maximum(contrast, (moved / texture).max(axis=2))
     strength = np.abs(_averaged(difference, where, SCALES[1])).max(axis=2)
-    return Change(inside, np.where(where, contrast, 0), np.where(inside, strength, 0), outside[at])
+    return Change(at, inside, np.where(where, contrast, 0), np.where(inside, strength, 0), outside[at])
 
 
 def visible_share(found: Change, *, min_contrast: float) -> float:

@@ -16,7 +16,7 @@ from fastsynth.files import read_json, sha256_json, write_json
 from fastsynth.images import read_image
 from fastsynth.recipes.evaluating import QUALITY_FILE, evaluate
 from fastsynth.recipes.fast import TRAINED
-from fastsynth.recipes.judging import planned_arms, train_arm
+from fastsynth.recipes.judging import planned_arms, real_segmenter, train_arm
 from fastsynth.recipes.rendering import generate, train_renderer
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.run_config import RunConfig
@@ -31,15 +31,17 @@ def bench(config: BenchConfig, runs: dict[str, RunConfig]) -> dict[str, Any]:
     rows = {name: Run(settings) for name, settings in runs.items()}
     real: list[Arm] = []
     made: dict[str, list[Arm]] = {}
-    quality = {}
+    quality, segmenter = {}, None
     for name, run in rows.items():
         _share(run, rows)
         train_renderer(run)
         generate(run)
-        quality[name] = read_json(run.folder / QUALITY_FILE) if _is_current(run) else evaluate(run)
         plans = planned_arms(run)
         if not real:
             real = [train_arm(run, plans[0], seed=seed) for seed in run.config.compare.seeds]
+            segmenter = real_segmenter(run)
+        current = _is_current(run)
+        quality[name] = read_json(run.folder / QUALITY_FILE) if current else evaluate(run, segmenter=segmenter)
         made[name] = [train_arm(run, plan, seed=seed) for plan in plans[1:] for seed in run.config.compare.seeds]
     first = next(iter(rows.values()))
     surroundings = environment()

@@ -1,17 +1,21 @@
-"""Image metrics of a store: how real its defects look, how varied they are, whether they copy, whether they fit.
+"""Image metrics of a store: how real its defects look, how varied they are, whether they copy, whether they are there.
 
-Real means the test part: the samples were made without it. Copies are looked for in the training part.
+Real means the test part: the samples were made without it. Copies are looked for in the training part. Whether a
+defect is there, a segmenter says that was trained on real images alone: `compare` trains one.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from fastsynth.data.manifest import dump_line
 from fastsynth.data.store import read_manifest
-from fastsynth.files import write_json
+from fastsynth.files import atomic_write, write_json
 from fastsynth.images import read_image
+from fastsynth.quality.gate_measures import SEEN_SHARE, change
 from fastsynth.quality.image_metrics import (
     DIVERSITY_NAME,
     INCEPTION_NAME,
@@ -26,43 +30,60 @@ from fastsynth.quality.image_metrics import (
     perceptual_embedding,
     trunk_features,
 )
+from fastsynth.quality.truthfulness import truth
+from fastsynth.recipes.judging import presence, real_segmenter
 from fastsynth.run import Run
 
 QUALITY_FILE = "quality.json"
+PRESENCE_FILE = "presence.jsonl"
 FEWEST = 4
 """Defects below which a type's distances say nothing."""
 SEEN_CHANGE = 2
 """Levels of 255 from which on a changed pixel can be seen."""
 COPY_QUANTILE = 0.05
+NAMES = {
+    "kid": KID_NAME,
+    "diversity": DIVERSITY_NAME,
+    "inception_score": INCEPTION_NAME,
+    "nearest": NEAREST_NAME,
+    "copies": f"share of samples nearer to a training defect than {COPY_QUANTILE:.0%} of the real test defects",
+    "visible": f"share of the mask's pixels that changed by at least {SEEN_CHANGE} of 255 levels",
+    "alignment": "IoU of the mask with what changed beyond the texture's own variation",
+    "leak": "mean change outside the mask per mean change inside it",
+    "invisible": f"share of the defects of which less than {SEEN_SHARE:.0%} can be told from the texture",
+    "presence_iou": "IoU of the mask with what a segmenter finds that was trained on real images alone",
+    "presence_acc": "share of the mask that this segmenter finds",
+}
+"""Every figure of quality.json in words."""
 Pair = tuple[np.ndarray, np.ndarray]
 """An image, and its foreground."""
 
 
-def evaluate(run: Run, *, most: int = 200) -> dict[str, Any]:
+def evaluate(run: Run, *, most: int = 200, segmenter: Path | None = None) -> dict[str, Any]:
     """Measure at most `most` samples of every type, write quality.json, return its content.
 
     Of a type with too few samples or real defects, what cannot be told is left out.
+    segmenter: folder of one trained without the store, by default the run's own if `compare` has trained it; what it
+    finds of every sample goes into presence.jsonl. Without one, presence is left out.
     """
     stored = list(read_manifest(run.store_folder))
-    types = {}
+    segmenter = segmenter or real_segmenter(run)
+    types, found_lines = {}, []
     for defect in sorted({record.defect or "" for record in run.training_defects()}):
         lines = [line for line in stored if line["defect"] == defect]
         if len(lines) < FEWEST:
             continue
         picks = np.linspace(0, len(lines) - 1, min(len(lines), most)).round().astype(int)
-        types[defect] = _measure(run, defect, [lines[pick] for pick in picks])
-    found = {
-        "types": types,
-        "mean": _mean(types),
-        "names": {
-            "kid": KID_NAME,
-            "diversity": DIVERSITY_NAME,
-            "inception_score": INCEPTION_NAME,
-            "nearest": NEAREST_NAME,
-            "copies": f"share of samples nearer to a training defect than {COPY_QUANTILE:.0%} of the real test defects",
-            "visible": f"share of the mask's pixels that changed by at least {SEEN_CHANGE} of 255 levels",
-        },
-    }
+        chosen = [lines[pick] for pick in picks]
+        types[defect] = _measure(run, defect, chosen)
+        if segmenter is not None:
+            scores = presence(run, chosen, segmenter)
+            types[defect] |= {f"presence_{key}": float(np.mean([s[key] for s in scores])) for key in scores[0]}
+            found_lines += [{"id": line["id"], **score} for line, score in zip(chosen, scores, strict=True)]
+    if found_lines:
+        found_lines.sort(key=lambda line: str(line["id"]))
+        atomic_write(run.folder / PRESENCE_FILE, b"".join(map(dump_line, found_lines)))
+    found = {"types": types, "mean": _mean(types), "names": NAMES}
     write_json(run.folder / QUALITY_FILE, found)
     return found
 
@@ -91,6 +112,7 @@ def _measure(run: Run, defect: str, lines: Sequence[dict[str, Any]]) -> dict[str
         "inception_score": inception_score(class_probabilities(crops["made"])),
         "nearest": float(np.median(nearest)),
         "visible": float(np.mean([_visible(run, line, pair) for line, pair in zip(lines, made, strict=True)])),
+        **_truth(run, lines, made),
     }
     if len(made) > len(known):
         found["diversity"] = diversity(looks["made"], looks["known"])
@@ -117,3 +139,21 @@ def _visible(run: Run, line: dict[str, Any], pair: Pair) -> float:
     step = np.iinfo(image.dtype).max / 255
     change = cv2.absdiff(image, source).reshape(*foreground.shape, -1).max(axis=2)
     return float((change[foreground] >= SEEN_CHANGE * step).mean())
+
+
+def _truth(run: Run, lines: Sequence[dict[str, Any]], made: Sequence[Pair]) -> dict[str, float]:
+    """Means over the samples; of `invisible` over all instances. What a manifest line does not say is measured now."""
+    found = [line.get("truth") or _measured_truth(run, line, pair) for line, pair in zip(lines, made, strict=True)]
+    instances = sum(len(each["visible"]) for each in found)
+    return {
+        **{key: float(np.mean([each[key] for each in found])) for key in ("alignment", "leak")},
+        "invisible": sum(each["invisible"] for each in found) / instances,
+    }
+
+
+def _measured_truth(run: Run, line: dict[str, Any], pair: Pair) -> dict[str, Any]:
+    image, foreground = pair
+    source, ids = read_image(run.path(line["source_image"])), foreground.astype(np.uint16)
+    if "instance_map" in line:
+        ids = read_image(run.store_folder / line["instance_map"])[..., 0]
+    return truth(change(source, image, foreground), source, image, ids)

@@ -23,6 +23,7 @@ from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate import FINGERPRINT, Case, Duplicates, Gate, Verdict, fingerprint
 from fastsynth.quality.gate_config import GateConfig
 from fastsynth.quality.gate_measures import BITS
+from fastsynth.quality.truthfulness import truth
 from fastsynth.recipes.rejects import Rejects, refused_attempts
 from fastsynth.run import Run
 from fastsynth.types import Sample
@@ -45,7 +46,8 @@ class Filling:
     """Settles the ids of a store or of one shard, unit by unit; what the gate refuses is drawn again.
 
     source_sha256: path → hash of the backgrounds. gate: None keeps everything, then there is one attempt.
-    attempts: drawings of one id before it is given up. made: how many samples were drawn and judged.
+    attempts: drawings of one id before it is given up. with_truth: write what `quality.truthfulness` measures into the
+    manifest. made: how many samples were drawn and judged.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Filling:
         gate: Gate | None,
         attempts: int,
         keep_rejected: bool,
+        with_truth: bool,
     ) -> None:
         self.store, self.source_sha256, self.gate = store, source_sha256, gate
-        self.attempts = attempts if gate is not None else 1
+        self.attempts, self.with_truth = attempts if gate is not None else 1, with_truth
         self.stored: dict[int, int] = {}
         self.rejects: Rejects | None = None
         self.duplicates: Duplicates | None = None
@@ -147,21 +150,24 @@ class Filling:
 
     def _judged(self, sample_id: int, attempt: int, sample: Sample) -> bool:
         """Store or refuse the sample; whether it passed."""
-        measures = None
+        measures, case = None, _case(sample)
         if self.gate is not None and self.rejects is not None:
-            verdict = self.gate.judge(_case(sample), sample_id=sample_id, stored=self.duplicates)
+            verdict = self.gate.judge(case, sample_id=sample_id, stored=self.duplicates)
             if verdict.reasons:
                 entry = _entry(sample_id, sample)
                 self.rejects.add(entry, verdict, attempt=attempt, image=sample.image, foreground=sample.mask > 0)
                 return False
             measures = verdict.measures
         if sample_id not in self.stored:
+            extra: dict[str, Any] = {"attempt": attempt}
+            if self.with_truth:
+                extra["truth"] = truth(case.change, case.source, case.image, sample.layout.instance_map())
             line = self.store.write(
                 sample_id,
                 sample,
                 category=sample.layout.category,
                 source_sha256=self.source_sha256[sample.layout.source],
-                extra={"attempt": attempt},
+                extra=extra,
                 gate=measures,
             )
             self._remember(line)

@@ -1,7 +1,9 @@
 """From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -25,6 +27,7 @@ from segment.training import score_items, train_segmenter
 SYNTHETIC = "synthetic"
 COST = "cost.json"
 SCORES = "scores.npz"
+SEGMENTER = "segmenter"
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def real_items(run: Run, part: Part) -> list[TrainingItem]:
     ]
 
 
-def synthetic_items(run: Run) -> list[TrainingItem]:
-    """The samples of the store; none of their images is a test image, by content."""
+def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[TrainingItem]:
+    """Samples of the store, by their manifest lines; none of their images is a test image, by content."""
     items = [
         TrainingItem(
             image_path=run.store_folder / line["image"],
@@ -72,7 +75,7 @@ def synthetic_items(run: Run) -> list[TrainingItem]:
             defect=line["defect"],
             synthetic=True,
         )
-        for line in read_manifest(run.store_folder)
+        for line in lines
     ]
     run.guard.check(item.image_path for item in items)
     return items
@@ -84,12 +87,12 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
     Checkpoint and threshold are chosen on the validation part; where the data are too few to have one, on the
     training part, never on test images.
     """
-    folder = run.folder / "segment" / plan.folder / f"seed-{seed}"
+    folder = _folder(run, plan, seed=seed)
     train, val = real_items(run, "train"), real_items(run, "val")
     run.guard.check(item.image_path for item in [*train, *val])
     if not any(item.defect for item in val):
         val = train
-    items = train if plan.synthetic_ratio == 0 else [*train, *synthetic_items(run)]
+    items = train if plan.synthetic_ratio == 0 else [*train, *synthetic_items(run, read_manifest(run.store_folder))]
     settings = SegmentConfig.model_validate(
         {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}
     )
@@ -123,6 +126,22 @@ def compare(run: Run) -> dict[str, object]:
     return found
 
 
+def real_segmenter(run: Run) -> Path | None:
+    """The first segmenter of the real arm, which has seen no synthetic image; None when it is not trained yet."""
+    folder = _folder(run, planned_arms(run)[0], seed=run.config.compare.seeds[0])
+    return folder / SEGMENTER if (folder / SCORES).is_file() else None
+
+
+def presence(run: Run, lines: Sequence[Mapping[str, Any]], segmenter: Path) -> list[dict[str, float]]:
+    """{iou, acc} of every sample: what of its mask a segmenter finds that was trained without the store.
+
+    lines: of the manifest. segmenter: folder of a saved one, at whose own threshold it is asked.
+    """
+    judge, settings = load_segmenter(segmenter), run.config.segment
+    scores = score_items(judge.model, synthetic_items(run, lines), tile=settings.tile, overlap=settings.overlap)
+    return scores.per_image(judge.threshold)
+
+
 def evaluate_segmenter(run: Run, folder: Path) -> dict[str, dict[str, float]]:
     """Scores of a saved segmenter on the test part at its own threshold: the mean over types, then every type."""
     segmenter, settings = load_segmenter(folder), run.config.segment
@@ -148,6 +167,10 @@ def predict_masks(model: Path, images: Path, output: Path) -> int:
         foreground = predict(segmenter.model, read_image(path)) >= segmenter.threshold
         atomic_write(output / f"{path.stem}_mask.png", encode_png(foreground.astype(np.uint8) * 255))
     return len(paths)
+
+
+def _folder(run: Run, plan: ArmPlan, *, seed: int) -> Path:
+    return run.folder / "segment" / plan.folder / f"seed-{seed}"
 
 
 def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: float) -> Arm:

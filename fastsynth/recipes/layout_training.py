@@ -1,6 +1,7 @@
 """CRN and pix2pixHD from settings to trained models: in a run's folder on its defects, or on photos and layouts."""
 
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import assert_never
 
@@ -9,11 +10,13 @@ from diffusers.utils.logging import disable_progress_bar
 from tqdm import tqdm
 
 from fastsynth.files import write_json
+from fastsynth.layouts.masks import RealMask, split_parts
 from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_index
 from fastsynth.recipes.fast import TRAINED, device_of, disk_errors
 from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
+from fastsynth.types import ReferenceStyle
 from generators.batches import CropSource, Source
 from generators.crn_stages import train_crn
 from generators.layout_config import (
@@ -61,7 +64,35 @@ def load(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> LayoutRenderer:
     """The trained renderer."""
     disable_progress_bar()
     model = LayoutModel.from_pretrained(run.model_folder, device=device_of(run))
-    return LayoutRenderer(model, size=settings.crop_size, context=settings.context, feather=settings.feather)
+    return LayoutRenderer(
+        model,
+        size=settings.crop_size,
+        context=settings.context,
+        feather=settings.feather,
+        references=partial(find_reference, run),
+    )
+
+
+def find_reference(run: Run, style: ReferenceStyle) -> tuple[np.ndarray, np.ndarray]:
+    """The picture (H, W, C) that a style names, and its instance in it, (H, W) bool.
+
+    Raises ValueError when it is no training defect of the run, or has no such instance.
+    """
+    records = {record.image: record for record in run.training_defects()}
+    if style.image not in records:
+        raise ValueError(
+            f"{style.image} is not among the training defects of this run; take a look from one of them, "
+            f"like {next(iter(records))}"
+        )
+    record = records[style.image]
+    image, foreground = run.read(record)
+    parts = split_parts(RealMask(str(record.mask), str(record.defect), foreground))
+    if not 1 <= style.instance <= len(parts):
+        raise ValueError(f"{style.image} has no instance {style.instance}; its {len(parts)} count from 1")
+    part, inside = parts[style.instance - 1], np.zeros_like(foreground)
+    height, width = part.foreground.shape
+    inside[part.top : part.top + height, part.left : part.left + width] = part.foreground
+    return image, inside
 
 
 def crop_source(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> CropSource:

@@ -169,6 +169,8 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
             gate=open_gate(run) if settings.enabled else None,
             attempts=settings.attempts,
             keep_rejected=settings.keep_rejected,
+            # the gate looks at the change anyway; without it only networks that may ignore a layout are worth it
+            with_truth=settings.enabled or isinstance(run.config.renderer, CRNConfig | Pix2PixHDConfig),
         )
         units = [unit for number, unit in enumerate(_units(count)) if shard is None or shard.owns(number)]
         missing = filling.missing(units, count=count)

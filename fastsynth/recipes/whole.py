@@ -15,7 +15,7 @@ from fastsynth.run_config import RunConfig
 
 
 def run_all(run: Run) -> Path:
-    """Check, draw layouts, train, generate, audit, compare, report; returns the report's path.
+    """Check, draw layouts, train, generate, audit, compare, evaluate, report; returns the report's path.
 
     Raises CheckFailedError for data problems and for a store that fails its audit.
     """
@@ -37,12 +37,12 @@ def run_all(run: Run) -> Path:
             "`fastsynth audit` lists all"
         )
     draw_sheet(run)
+    compare(run)
     with run.stage("evaluate"):
         try:
             evaluate(run)
         except ImportError as error:  # the trunk comes with an extra; the verdict does not need it
             warnings.warn(f"the look of the samples is not measured: {error}", stacklevel=2)
-    compare(run)
     return write_report(run.folder)
 
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from fastsynth.data.manifest import read_manifest
-from fastsynth.images import read_image
+from fastsynth.images import read_image, read_mask
 from generators.layout_model import LayoutModel
 from generators.pix2pixhd import Pix2PixHDGenerator
 
@@ -52,16 +52,44 @@ class TestRun:
         lines = list(read_manifest(store))
         assert [(line["renderer"], line["num_inference_steps"]) for line in lines] == [(kind, 0)] * 4
         assert all(line["model_sha256"] for line in lines)
+        assert all(line["truth"]["leak"] == 0 and len(line["truth"]["visible"]) >= 1 for line in lines)
         report = json.loads(call("audit", store, "--data", shared_tree, "--json").out)
         assert (report["samples"], report["problems"]) == (4, [])
         again = call("replay", config, *chosen, "--id", 3, "--output", tmp_path / "again.png")
         assert again.code == 0, again.err
 
+        self.looks_are_edited(call, kind, config, chosen, tmp_path)
         other = call("train", config, *chosen, "-s", f"renderer.network={json.dumps({**NETWORKS[kind], 'x': 1})}")
         assert other.code == 2
         other = call("train", config, *chosen, "-s", "renderer.context=3.0")
         assert other.code == 2
         assert "is trained with renderer.context 2.0" in other.complaint
+
+    def looks_are_edited(self, call, kind, config, chosen, tmp_path):
+        """A bank centre and a training defect's look, drawn into a stored sample; the rest of it stays."""
+        part, new = tmp_path / "part.json", tmp_path / "new.png"
+        split = json.loads((tmp_path / "run" / "split.json").read_text())
+        known, hidden = (next(path for path in split[name] if "good" not in path) for name in ("train", "test"))
+        assert call("edit", part, "--from-store", config, 0, *chosen).code == 0
+        before = read_image(tmp_path / "part_picture.png")
+        outside = ~read_mask(tmp_path / "run" / "synthetic" / "tile" / "ground_truth" / "blob" / "000000_mask.png")
+        for style in ("centre:0", f"{known}#1"):
+            styled = call("edit", part, "--set-style", f"1={style}", "--render", config, *chosen, "--output", new)
+            if kind == "crn":
+                assert styled.code == 2
+                assert "renderer crn knows seeds only" in styled.complaint
+            else:
+                assert styled.code == 0, styled.err
+                assert (read_image(new) == before).all(axis=2)[outside].all()
+        if kind == "pix2pixhd":
+            for style, message in (
+                (f"{hidden}#1", "is not among the training defects of this run"),
+                (f"{known}#9", "has no instance 9; its 1 count from 1"),
+                ("centre:99", "centre 99 of class 1; the style bank has"),
+            ):
+                refused = call("edit", part, "--set-style", f"1={style}", "--render", config, *chosen)
+                assert refused.code == 2
+                assert message in refused.complaint
 
 
 class TestPhoto:
@@ -72,7 +100,7 @@ class TestPhoto:
             "device": "cpu",
             "data": {
                 "photos": str(pair_folder / "photos"), "layouts": str(pair_folder / "layouts"), "load_size": 32,
-                "crop_size": 32, "held_out": 3,
+                "crop_size": 32, "held_out": 4,
                 "classes": {"wall": [40, 40, 200], "door": [200, 60, 40], "window": [60, 190, 90]},
             },
             "renderer": {"kind": kind, "network": NETWORKS[kind], "training": TRAINING},
@@ -99,9 +127,27 @@ class TestPhoto:
         drawn = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn", "--looks", 2)
         assert drawn.out == f"{tmp_path / 'drawn'}: 24 pictures\n", drawn.err
         assert read_image(tmp_path / "drawn" / "11-2.png").shape == (32, 32, 3)
+        measured = call("photo", "evaluate", config, "--json", "-s", "data.held_out=3")
+        assert measured.code == 2
+        assert "hold at least 4 pairs out" in measured.complaint
         other = call("photo", "train", config, "--seed", 1)
         assert other.code == 2
         assert "choose another output" in other.complaint
+
+    def test_what_it_draws_of_hidden_layouts_is_measured_beside_a_baseline(self, call, config, kind, tmp_path):
+        missing = call("photo", "evaluate", config)
+        assert missing.code == 2
+        assert "no layout renderer" in missing.complaint
+        assert call("photo", "train", config).code == 0
+        answer = call("photo", "evaluate", config, "--json")
+        assert answer.code == 0, answer.err
+        found = json.loads(answer.out)
+        assert found == json.loads((tmp_path / "photos" / "quality.json").read_text())
+        assert found["kid"].keys() == {"renders", "nearest", "training"}
+        assert found["pictures"] == 4
+        assert ("leak" in found) == (kind == "pix2pixhd")
+        # networks of five steps draw no photos
+        assert found["kid"]["renders"]["mean"] > found["kid"]["training"]["mean"]
 
     def test_nothing_is_drawn_before_training(self, call, config, pair_folder, tmp_path):
         answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn")

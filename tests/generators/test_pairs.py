@@ -9,7 +9,7 @@ import torch
 from fastsynth.files import atomic_write
 from fastsynth.images import encode_png
 from generators.batches import components_of
-from generators.pairs import PairFiles, PairSource, Palette, find_pairs
+from generators.pairs import PairFiles, PairSource, Palette, find_pairs, instance_ids
 
 COLOURS = {"wall": (0, 48, 255), "door": (0, 207, 255), "shop": (174, 0, 0)}
 
@@ -122,6 +122,11 @@ class TestSource:
         small = save(tmp_path / "small.png", np.zeros((8, 16), np.uint8))
         with pytest.raises(ValueError, match="save the layout at the photo's size"):
             source([PairFiles(photo, small, None)], palette).samples(1, shrink=1)
+
+    def test_coloured_instance_files_are_ids_of_three_digits_to_the_base_256(self):
+        picture = np.array([[[1, 0, 0], [1, 1, 0]], [[1, 1, 1], [255, 255, 255]]], np.uint8)
+        assert instance_ids(picture).tolist() == [[1, 257], [65_793, 16_777_215]]
+        assert instance_ids(picture[..., :1]).tolist() == [[1, 1], [1, 255]]
 
     def test_a_smaller_batch_is_the_larger_one_scaled(self, files):
         at = source(files, Palette(COLOURS, ignore=None))

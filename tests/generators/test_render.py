@@ -7,23 +7,44 @@ import pytest
 import torch
 from renderer_laws import DrawnAnewLaws, KnownDefectLaws, background, layout_of
 
-from fastsynth.types import Renderer
+from fastsynth.layouts.editing import set_style
+from fastsynth.layouts.editing_modes import edit_render
+from fastsynth.types import CentreStyle, ReferenceStyle, Renderer, SeedStyle
 from generators.batches import CropSource
 from generators.layout_model import LayoutModel
 from generators.render import LayoutRenderer
+
+
+def photographed(style: ReferenceStyle) -> tuple[np.ndarray, np.ndarray]:
+    """`bright.png` and `dark.png`: a dent of that kind on grey."""
+    image, inside = np.full((40, 40, 3), 125, np.uint8), np.zeros((40, 40), bool)
+    inside[12:24, 10:22] = True
+    image[inside] = 250 if style.image == "bright.png" else 5
+    return image, inside
+
+
+def renderer_of(model: LayoutModel, *, feather: float) -> LayoutRenderer:
+    return LayoutRenderer(model, size=32, context=2.0, feather=feather, references=photographed)
 
 
 @pytest.fixture(scope="module")
 def crn_renderer(fit_crn, crops, tmp_path_factory) -> LayoutRenderer:
     """After a few steps."""
     model = fit_crn(crops, tmp_path_factory.mktemp("crn"), steps=(2, 6), num_outputs=4)
-    return LayoutRenderer(model, size=32, context=2.0, feather=2.0)
+    return renderer_of(model, feather=2.0)
 
 
 @pytest.fixture(scope="module")
 def gan_renderer(fit_pix2pixhd, crops, tmp_path_factory) -> LayoutRenderer:
     model = fit_pix2pixhd(crops, tmp_path_factory.mktemp("gan"), steps=(2, 6))
-    return LayoutRenderer(model, size=32, context=2.0, feather=0.0)
+    return renderer_of(model, feather=0.0)
+
+
+@pytest.fixture(scope="module")
+def styled(fit_pix2pixhd, crops, tmp_path_factory) -> LayoutRenderer:
+    """Its bank has three looks of each class, and its pictures depend on them."""
+    model = fit_pix2pixhd(crops, tmp_path_factory.mktemp("styled"), steps=(30,), batch_size=4)
+    return renderer_of(model, feather=1.0)
 
 
 class TestCRN(DrawnAnewLaws, KnownDefectLaws):
@@ -52,7 +73,7 @@ def test_a_trained_renderer_draws_what_it_was_shown(kind, fit_crn, fit_pix2pixhd
     """Cracks dark, dents bright, on a background it has not seen."""
     fit: Callable[..., LayoutModel] = {"crn": fit_crn, "pix2pixhd": fit_pix2pixhd}[kind]
     model = fit(crops, tmp_path, steps=(60,), batch_size=4)
-    renderer = LayoutRenderer(model, size=32, context=2.0, feather=1.0)
+    renderer = renderer_of(model, feather=1.0)
     layout = layout_of(np.full((64, 64, 1), 128, np.uint8), ("crack", 8, 10, 3, 12), ("dent", 40, 30, 12, 12))
     (sample,) = renderer.render([layout], [3])
     crack, dent = (sample.image[layout.instance_map() == number].mean() for number in (1, 2))
@@ -65,7 +86,7 @@ def test_a_saved_model_draws_the_same_picture(gan_renderer, crn_renderer, tmp_pa
     for renderer in (gan_renderer, crn_renderer):
         renderer.model.save_pretrained(tmp_path / renderer.name)
         again = LayoutModel.from_pretrained(tmp_path / renderer.name)
-        loaded = LayoutRenderer(again, size=32, context=2.0, feather=renderer.feather)
+        loaded = renderer_of(again, feather=renderer.feather)
         np.testing.assert_array_equal(loaded.render([layout], [1])[0].image, renderer.render([layout], [1])[0].image)
         assert (again.class_names, again.layer_weights) == (renderer.model.class_names, renderer.model.layer_weights)
     with pytest.raises(FileNotFoundError, match=r"layout_model.json is missing"):
@@ -81,12 +102,89 @@ def test_what_lies_under_the_mask_cannot_be_seen(gan_renderer):
     assert np.abs(images[0].astype(int) - images[1]).max() <= 1
 
 
+class TestStyles:
+    @pytest.fixture
+    def layout(self):
+        return layout_of(background(), ("crack", 3, 3, 8, 3), ("dent", 30, 20, 12, 12))
+
+    def looks(self, renderer, layout, *styles):
+        layouts = [set_style(layout, 2, style) for style in styles]
+        return [sample.image for sample in renderer.render(layouts, [1] * len(styles))]
+
+    def test_every_bank_centre_is_a_look_of_its_own_and_the_same_every_time(self, styled, layout):
+        centres = styled.model.bank.of_class(styled.model.class_id("tile/dent"))
+        assert len(centres) == 3
+        *images, again = self.looks(styled, layout, *map(CentreStyle, (0, 1, 2, 0)))
+        np.testing.assert_array_equal(images[0], again)
+        inside = layout.instance_map() == 2
+        for image in images[1:]:
+            changed = (image != images[0]).any(axis=2)
+            assert changed[inside].any()
+            assert not changed[~inside].any()
+
+    def test_a_centre_is_the_style_of_the_bank_and_reaches_the_network(self, styled):
+        label = styled.model.class_id("tile/dent")
+        styles = [styled.model.centre_style(label, k) for k in (0, 1)]
+        assert torch.equal(styles[1], styled.model.bank.centres[label, 1])
+        labels = torch.zeros(32, 32, dtype=torch.int64)
+        labels[10:20, 10:20] = label
+        planes = {"seed": 0, "context": torch.zeros(4, 32, 32)}
+        drawn = [styled.model.draw(labels, (labels > 0).long(), styles={1: style}, **planes) for style in styles]
+        assert not torch.equal(*drawn)
+
+    def test_a_reference_looks_as_the_encoder_sees_it(self, styled, layout):
+        bright, dark = self.looks(styled, layout, *(ReferenceStyle(f"{name}.png", 1) for name in ("bright", "dark")))
+        assert (bright != dark).any(axis=2)[layout.instance_map() == 2].any()
+        whole = torch.zeros(3, 32, 32)
+        inside = torch.ones(32, 32, dtype=torch.bool)
+        seen = styled.model.encode_style(whole, inside)
+        with torch.no_grad():
+            torch.testing.assert_close(seen, styled.model.encoder.features(whole[None])[0].mean((1, 2)))
+
+    @pytest.mark.parametrize("name", ["crn_renderer", "gan_renderer"])
+    def test_a_seed_of_its_own_changes_one_instance_alone(self, request, name, layout):
+        first, second, again = self.looks(request.getfixturevalue(name), layout, *map(SeedStyle, (1, 2, 1)))
+        changed = (first != second).any(axis=2)
+        assert changed[layout.instance_map() == 2].any()
+        assert not changed[layout.instance_map() != 2].any()
+        np.testing.assert_array_equal(first, again)
+
+    def test_a_restyled_edit_leaves_every_pixel_outside_as_it_was(self, styled, layout):
+        (picture,) = styled.render([layout], [1])
+        after = [set_style(layout, 2, style) for style in (CentreStyle(1), ReferenceStyle("dark.png", 1))]
+        for sample in edit_render(styled, layout, after, [1, 1], picture=picture.image):
+            outside = layout.instance_map() != 2
+            np.testing.assert_array_equal(sample.image[outside], picture.image[outside])
+
+    def test_looks_that_a_renderer_does_not_have_are_refused_in_one_line(self, styled, crn_renderer, layout):
+        for renderer, style, message in (
+            (styled, CentreStyle(9), "centre 9 of class 2; the style bank has 0 to 2 of it"),
+            (crn_renderer, CentreStyle(0), "renderer crn knows seeds only"),
+            (crn_renderer, ReferenceStyle("dark.png", 1), "renderer crn knows seeds only"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                self.looks(renderer, layout, style)
+        for ask in (
+            lambda model: model.centre_style(1, 0),
+            lambda model: model.encode_style(torch.zeros(3, 32, 32), torch.ones(32, 32, dtype=torch.bool)),
+        ):
+            with pytest.raises(ValueError, match="this crn renderer has no style"):
+                ask(crn_renderer.model)
+
+
 class TestLayoutModel:
     @pytest.mark.parametrize("size", [(32, 32), (33, 45), (20, 70)])
     def test_any_size_is_drawn(self, size, fit_crn, pairs, tmp_path):
         model = fit_crn(pairs, tmp_path, steps=(1,))
         labels = torch.zeros(size, dtype=torch.int64)
         assert model.draw(labels, labels, seed=0).shape == (3, *size)
+
+    def test_drawing_keeps_no_graph(self, fit_crn, fit_pix2pixhd, pairs, tmp_path):
+        labels = torch.zeros((32, 32), dtype=torch.int64)
+        for fit in (fit_crn, fit_pix2pixhd):
+            model = fit(pairs, tmp_path / str(id(fit)), steps=(1,))
+            model.generator.requires_grad_(True)
+            assert not model.draw(labels, labels, seed=0).requires_grad
 
     def test_one_instance_s_look_does_not_depend_on_the_others(self, fit_pix2pixhd, pairs, tmp_path):
         model = fit_pix2pixhd(pairs, tmp_path, steps=(2,))

@@ -1,16 +1,20 @@
 """Image metrics of a store, on a whole run: what they say follows from the files, and copies are called copies."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from fastsynth.config import load_config
+from fastsynth.files import write_json
 from fastsynth.images import encode_png, read_image
 from fastsynth.quality.image_metrics import inception_score
 from fastsynth.recipes.evaluating import evaluate
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
+from segment.models import THRESHOLD_FILE, load_segmenter
+from segment.predict import predict
 
 
 @pytest.fixture
@@ -45,6 +49,45 @@ def test_copies_of_training_defects_are_counted_as_copies(run):
     for values in evaluate(run)["types"].values():
         assert values["nearest"] == pytest.approx(0, abs=1e-4)
         assert values["copies"] == 1
+
+
+def test_truth_is_measured_where_the_manifest_does_not_say_it_and_found_where_it_does(run):
+    """FAST without a gate leaves it out; what is measured from the files is what the manifest would have said."""
+    lines = manifest(run)
+    assert not any("truth" in line for line in lines)
+    measured = evaluate(run)["types"]
+    told = {"alignment": 0.25, "leak": 0.5, "visible": {"1": 0.5, "2": 0.0}, "invisible": 1}
+    rewritten = "".join(json.dumps({**line, "truth": told}) + "\n" for line in lines)
+    (run.store_folder / "manifest.jsonl").write_text(rewritten)
+    for defect, values in evaluate(run)["types"].items():
+        assert (values["alignment"], values["leak"], values["invisible"]) == (0.25, 0.5, 0.5)
+        assert measured[defect]["leak"] == 0
+        assert 0 <= measured[defect]["alignment"] <= 1
+
+
+def test_presence_is_what_the_real_arm_s_segmenter_finds_of_every_sample(run, whole_run):
+    assert "presence_iou" not in evaluate(run)["mean"]
+    folder, threshold = run.folder / "segmenter", 0.5
+    shutil.copytree(whole_run.folder / "segment" / "real" / "seed-0" / "segmenter", folder)
+    write_json(folder / THRESHOLD_FILE, {"threshold": threshold})
+    found, segmenter = evaluate(run, segmenter=folder), load_segmenter(folder)
+    by_id = {line["id"]: line for line in manifest(run)}
+    seen = [json.loads(line) for line in (run.folder / "presence.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in seen] == sorted(by_id)
+    for line in seen:
+        image, mask = (read_image(run.store_folder / by_id[line["id"]][key]) for key in ("image", "mask"))
+        predicted, inside = predict(segmenter.model, image, tile=64, overlap=8) >= threshold, mask[..., 0] > 0
+        assert line["iou"] == pytest.approx((predicted & inside).sum() / (predicted | inside).sum())
+        assert line["acc"] == pytest.approx(predicted[inside].mean())
+    for defect, values in found["types"].items():
+        of_type = [line["iou"] for line in seen if by_id[line["id"]]["defect"] == defect]
+        assert values["presence_iou"] == pytest.approx(np.mean(of_type))
+
+
+def test_a_whole_run_asks_its_own_real_arm(whole_run):
+    stored = json.loads((whole_run.folder / "quality.json").read_text())
+    assert {"presence_iou", "presence_acc", "alignment", "leak", "invisible"} <= stored["mean"].keys()
+    assert stored["mean"].keys() <= stored["names"].keys()
 
 
 def test_the_command_prints_the_means_that_the_file_holds(copied_run, cli):

@@ -143,7 +143,9 @@ def test_ids_that_were_given_up_are_told(tmp_path, data_root):
     with Store.open(tmp_path / "store", identity=IDENTITY) as store:
         hashes = {SOURCE: sha256_file(data_root / SOURCE)}
         gate = Gate([], rules=RULES)
-        filling = Filling(store, source_sha256=hashes, gate=gate, attempts=ATTEMPTS, keep_rejected=False)
+        filling = Filling(
+            store, source_sha256=hashes, gate=gate, attempts=ATTEMPTS, keep_rejected=False, with_truth=False
+        )
         filling.settle(UNITS[0], drawer(data_root), count=8)
         with pytest.warns(UserWarning, match="refused every drawing of 1 of 8 samples"):
             filling.finish(count=8)
@@ -155,7 +157,7 @@ def test_a_store_that_stays_empty_is_a_failed_check(tmp_path, data_root):
     with Store.open(tmp_path / "store", identity=IDENTITY) as store:
         hashes = {SOURCE: sha256_file(data_root / SOURCE)}
         gate = Gate([], rules=never)
-        filling = Filling(store, source_sha256=hashes, gate=gate, attempts=1, keep_rejected=False)
+        filling = Filling(store, source_sha256=hashes, gate=gate, attempts=1, keep_rejected=False, with_truth=False)
         filling.settle(UNITS[0], drawer(data_root), count=4)
         with pytest.raises(CheckFailedError, match=r"every drawing of 4 of 4 samples \(no visible defect 4\)"):
             filling.finish(count=4)
@@ -217,7 +219,9 @@ def filled_run(tiny_tree, tmp_path) -> Run:
     identity = {**IDENTITY, "defects": ["blob", "crack"]}
     del identity["gate_sha256"]
     with Store.open(run.store_folder, identity=identity) as store:
-        filling = Filling(store, source_sha256=run.split.sha256, gate=None, attempts=1, keep_rejected=True)
+        filling = Filling(
+            store, source_sha256=run.split.sha256, gate=None, attempts=1, keep_rejected=True, with_truth=False
+        )
         filling.settle([0, 1, 2, 3], draw, count=4)
         filling.finish(count=4)
     return run

@@ -32,7 +32,7 @@ def test_a_run_leaves_the_promised_files(whole_run):
     assert list(whole_run.folder.glob("checkpoints/checkpoint-*"))
     assert {path.parent.name for path in whole_run.folder.glob("segment/*/seed-0")} == {"real", "real+synthetic-1"}
     stages = [json.loads(line)["stage"] for line in (whole_run.folder / "log.jsonl").read_text().splitlines()]
-    assert stages == ["check", "train", "generate", "audit", "evaluate", "compare"]
+    assert stages == ["check", "train", "generate", "audit", "compare", "evaluate"]
 
 
 def test_metrics_have_the_documented_form(metrics):

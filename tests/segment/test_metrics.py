@@ -69,6 +69,16 @@ def slow_region_overlap(items, defect, limit) -> float:
     return area / limit
 
 
+@pytest.mark.parametrize("level", [200, 640, 900])
+def test_an_image_by_itself_scores_as_its_thresholded_map(level):
+    items, threshold = random_test_set(0), float(EDGES[level])
+    for (probability, foreground, _), found in zip(items, scored(items).per_image(threshold), strict=True):
+        predicted = probability >= threshold
+        both, either = (predicted & foreground).sum(), (predicted | foreground).sum()
+        assert found["iou"] == (both / either if either else 1)
+        assert found["acc"] == (both / foreground.sum() if foreground.any() else 1)
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("level", [200, 640, 900])
 def test_counts_at_a_bin_edge_equal_the_thresholded_maps(seed, level):

@@ -1,0 +1,122 @@
+"""What the options of pix2pixHD do: PYTHONPATH=tests python benchmarks/layout_options.py [steps]
+
+The toy set of the style tests (32 pixels, defects in three colours each), one training per option, all else equal. On
+layouts that were not trained on: how much of each defect has a colour of its class (IoU by nearest colour, an exact
+segmenter there), in how many of its three colours nine seeds draw it, and the mean difference to the photo. One seed of
+training: what differs by little does not differ.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import record
+from toy_surfaces import COLOURS, DEFECTS, ToySource, draw_toy, nearest_class
+
+from fastsynth.quality.truthfulness import overlap
+from generators.batches import components_of
+from generators.layout_model import LayoutModel
+from generators.loop import LoopSettings
+from generators.pix2pixhd_stages import Design, train_pix2pixhd
+from generators.stages import Stages
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "norm: instance, as published": {"norm": "instance"},
+    "discriminator: segmenter": {"discriminator": "segmenter"},
+    "style: noise": {"style": "noise"},
+    "warp_amplitude: 1": {"warp_amplitude": 1.0},
+}
+PICTURES, SHOWN, SEEDS = 200, 20, 9
+BETWEEN = 40.0
+"""Distance in RGB within which a mean colour is one of the class; its colours lie further apart than twice that."""
+
+
+def train(steps: int, *, norm: str, discriminator: str, style: str, warp_amplitude: float) -> LayoutModel:
+    with tempfile.TemporaryDirectory() as folder:
+        stages = Stages(
+            ToySource(PICTURES),
+            output=Path(folder),
+            steps=(steps,),
+            settings=LoopSettings(
+                batch_size=4,
+                gradient_accumulation_steps=1,
+                ema_decay=0.98,
+                decay_share=0.5,
+                save_every=steps,
+                sample_every=steps,
+                seed=0,
+                device="cpu",
+            ),
+            fills_holes=False,
+            ignore=None,
+            log=lambda values: None,
+        )
+        design = Design(
+            generator={"width": 8, "num_downsamples": 2, "num_blocks": 2, "num_enhancer_blocks": 1, "norm": norm},
+            style=style,  # type: ignore[arg-type]
+            style_channels=3,
+            encoder_width=8,
+            encoder_downsamples=2,
+            discriminator=discriminator,  # type: ignore[arg-type]
+            discriminator_width=8,
+            num_scales=2,
+            spectral_norm=False,
+        )
+        return train_pix2pixhd(
+            stages,
+            design,
+            num_centres=3,
+            trunk="random",
+            calibration_steps=50,
+            warp_amplitude=warp_amplitude,
+            learning_rate=2e-3,
+            discriminator_learning_rate=2e-3,
+            perceptual_weight=10.0,
+            freeze_steps=0,
+            adversary="lsgan",
+            feature_weight=10.0,
+            label_mix_weight=10.0,
+            pool_size=0,
+        )
+
+
+def judge(model: LayoutModel) -> dict[str, float]:
+    ious, colours, errors = [], [], []
+    for number in range(SHOWN):
+        labels, photo, _ = draw_toy(np.random.default_rng((9, number)))
+        maps = [torch.from_numpy(ids.astype(np.int64)) for ids in (labels, components_of(labels))]
+        looks = [(model.draw(*maps, seed=seed).movedim(0, -1).numpy() + 1) * 127.5 for seed in range(SEEDS)]
+        errors.append(np.abs(looks[0] - photo).mean() / 255)
+        for label in DEFECTS:
+            region = labels == label
+            if region.any():
+                ious += [overlap(nearest_class(look) == label, region) for look in looks]
+                distances = [np.linalg.norm(COLOURS[label] - look[region].mean(axis=0), axis=1) for look in looks]
+                colours.append(len({int(d.argmin()) for d in distances if d.min() < BETWEEN}))
+    return {"defect_iou": float(np.mean(ious)), "colours": float(np.mean(colours)), "l1": float(np.mean(errors))}
+
+
+def main(steps: int) -> None:
+    torch.set_num_threads(1)
+    common = {"norm": "class_adaptive", "discriminator": "patch", "style": "encoder", "warp_amplitude": 0.0}
+    rows = []
+    for name, changes in OPTIONS.items():
+        started = time.perf_counter()
+        model = train(steps, **{**common, **changes})
+        minutes = (time.perf_counter() - started) / 60
+        rows.append({"option": name, **judge(model), "train_minutes": minutes})
+        print(
+            f"{name:30} IoU {rows[-1]['defect_iou']:.3f}, colours {rows[-1]['colours']:.2f} of 3, "
+            f"L1 {rows[-1]['l1']:.3f}, {minutes:.1f} min",
+            flush=True,
+        )
+    print(record("layout_options", {"steps": steps, "pictures": PICTURES, "seed": 0, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)

@@ -1,0 +1,28 @@
+"""Renderers of whole pictures beside a baseline: what must follow from the pairs and from the networks alone."""
+
+import torch
+
+from fastsynth.recipes.photo_judging import nearest_photos, style_leak
+from generators.batches import Batch
+
+
+def test_the_nearest_photo_of_a_training_layout_is_its_own(pairs):
+    known = next(pairs.every(shrink=1, batch_size=8))
+    nearest, training = nearest_photos(pairs, known)
+    assert torch.equal(nearest, known.image)
+    assert training.shape == known.image.shape
+    hidden = pairs.samples(2, shrink=1)
+    nearest, _ = nearest_photos(pairs, hidden)
+    agreement = [(hidden.labels[0] == labels).float().mean() for batch in pairs.every(shrink=1, batch_size=8)
+                 for labels in batch.labels]  # fmt: skip
+    images = torch.cat([batch.image for batch in pairs.every(shrink=1, batch_size=8)])
+    assert torch.equal(nearest[0], images[int(torch.stack(agreement).argmax())])
+
+
+def test_a_style_that_changes_nothing_leaks_nothing_and_others_do(fit_pix2pixhd, pairs, tmp_path):
+    model, batch = fit_pix2pixhd(pairs, tmp_path, steps=(4,)), next(pairs.every(shrink=1, batch_size=8))
+    assert style_leak(model, batch, seed=0) > 0
+    none = Batch(batch.labels[:0], batch.instances[:0], batch.image[:0])
+    assert style_leak(model, none, seed=0) == 0
+    model.bank.centres.zero_()
+    assert style_leak(model, batch, seed=0) == 0
