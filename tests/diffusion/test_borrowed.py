@@ -119,5 +119,5 @@ class TestErrors:
             BorrowedScheduler("ddim 0", levels, spacing="logsnr")
         with pytest.raises(ValueError, match="2 calls from t = 1000 do not fit; use 3 to 1000 calls"):
             BorrowedScheduler("plms", levels, spacing="uniform").set_timesteps(2)
-        with pytest.raises(ValueError, match="2 calls from t = 800 are steps of 400.*another strength"):
+        with pytest.raises(ValueError, match=r"2 calls from t = 800 are steps of 400.*another strength"):
             BorrowedScheduler("ddim 1", levels, spacing="uniform").set_timesteps(2, strength=0.8)
