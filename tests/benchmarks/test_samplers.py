@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,21 +15,12 @@ from fastsynth.config import load_config
 from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.config import FASTConfig
 from fastsynth.files import read_json, write_json
-from fastsynth.recipes.rendering import train_renderer
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 
 # diffusers hands a tensor to numpy in the old way
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 COUNT = 16
-
-
-@pytest.fixture(scope="module")
-def trained(write_config, shared_tree, tmp_path_factory) -> Path:
-    """Configuration of a trained run."""
-    config = write_config(tmp_path_factory.mktemp("study"), shared_tree)
-    train_renderer(Run(load_config(RunConfig, config)))
-    return config
 
 
 @pytest.fixture(scope="module")
