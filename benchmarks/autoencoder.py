@@ -164,6 +164,7 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
         start="noise",
         strength=1.0,
         feather=settings.feather,
+        background_mode=settings.background,
     )
     drawn: list[Sample] = []
     for start in range(0, samples, UNIT):

@@ -87,8 +87,11 @@ class FASTConfig(Config):
     kernel: Literal["exact", "published"] = "exact"
     spacing: Literal["logsnr", "uniform"] = "logsnr"
     solver_order: Literal[1, 2] = 2
-    farm: Literal["input", "off"] = "input"
-    """Where FARM acts: on the UNet's input, or nowhere."""
+    farm: Literal["input", "output", "off"] = "input"
+    """Where FARM acts: on the UNet's input, on the sample after each step (the paper's placement), or nowhere."""
+    background: Literal["x0_blend", "paste_all", "paste_250_750"] = "x0_blend"
+    """How the surroundings of the mask follow the background: blended into every x̂_0, pasted into every sample with
+    fresh noise (the paper), or pasted in the middle half of the diffusion time only (the authors' code)."""
     start: Literal["noise", "farm", "exemplar"] = "exemplar"
     """What the trajectory starts from."""
     strength: Annotated[float, Field(gt=0, le=1)] = 0.2

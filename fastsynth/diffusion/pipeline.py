@@ -7,7 +7,7 @@ B batch, C latent channels, H W picture size, h = H/8, w = W/8.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from fastsynth.diffusion.conditioning import DefectTokens
 from fastsynth.diffusion.farm import FARM
 
 Start = Literal["noise", "farm", "exemplar"]
+FARMPlace = Literal["input", "output", "off"]
+BackgroundMode = Literal["x0_blend", "paste_all", "paste_250_750"]
 Generators = torch.Generator | list[torch.Generator]
 Pictures = Tensor | Image.Image | Sequence[Image.Image]
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -102,7 +104,8 @@ class FASTPipeline(DiffusionPipeline):
         start: Start = "noise",
         strength: float = 1.0,
         num_inference_steps: int = 10,
-        farm: Literal["input", "off"] = "input",
+        farm: FARMPlace = "input",
+        background_mode: BackgroundMode = "x0_blend",
         generator: Generators | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
     ) -> FASTPipelineOutput:
@@ -117,7 +120,12 @@ class FASTPipeline(DiffusionPipeline):
             start: what the masked part of the trajectory starts from: pure noise, FARM's guess, or the exemplar.
             strength: share of the diffusion time that is run when the start is not noise.
             num_inference_steps: calls of the UNet.
-            farm: "input" lets FARM rewrite the UNet's input inside the mask, "off" leaves it out.
+            farm: "input" lets FARM rewrite the UNet's input inside the mask, "output" (the paper's placement) the
+                sample after every step but the last, "off" leaves it out.
+            background_mode: what happens around the mask. "x0_blend" puts the background's latents into every x̂_0;
+                "paste_all" (the paper) pastes them, noised anew, into every sample; "paste_250_750" (the authors'
+                code) only in the middle half of the diffusion time: then the surroundings are drawn anew too, and
+                what is shown outside the mask is not the image.
             generator: one for all, or one per image (then an image does not depend on its batch).
             output_type: "pil", "np" or "pt".
 
@@ -157,6 +165,7 @@ class FASTPipeline(DiffusionPipeline):
             strength=strength,
             num_inference_steps=num_inference_steps,
             farm=farm,
+            background_mode=background_mode,
             generator=generator,
         )
         source = pictures if exemplars is None else exemplars.to(device, dtype)
@@ -182,10 +191,11 @@ class FASTPipeline(DiffusionPipeline):
         start: Start,
         strength: float,
         num_inference_steps: int,
-        farm: Literal["input", "off"],
+        farm: FARMPlace,
+        background_mode: BackgroundMode,
         generator: Generators | None,
     ) -> Tensor:
-        """The sampler of fast.md 1.9, in latents.
+        """The sampler, in latents; arguments not named here are those of a call.
 
         background: (B, C, h, w) latents of the normal pictures. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
         guess: (B, C, h, w) latents of the exemplars, or None. Returns (B, C, h, w).
@@ -200,6 +210,10 @@ class FASTPipeline(DiffusionPipeline):
         def noise() -> Tensor:
             return randn_tensor(background.shape, generator=generator, device=background.device, dtype=background.dtype)
 
+        def rewritten(x: Tensor, t: Tensor) -> Tensor:
+            alpha_bar = self.scheduler.alphas_cumprod[t].to(x)
+            return farm_input(x, reconstruct(x, t), mask, alpha_bar, noise())
+
         full = start == "noise"
         self.scheduler.set_timesteps(num_inference_steps, strength=1.0 if full else strength)
         first = self.scheduler.timesteps[0]
@@ -210,15 +224,33 @@ class FASTPipeline(DiffusionPipeline):
         clean = (1 - mask) * background if guess is None else guess
         x = self.scheduler.add_noise(clean, noise(), first)
 
-        for t in self.progress_bar(self.scheduler.timesteps):
-            x_in = x
-            if farm == "input":
-                alpha_bar = self.scheduler.alphas_cumprod[t].to(x)
-                x_in = farm_input(x, reconstruct(x, t), mask, alpha_bar, noise())
+        timesteps = self.scheduler.timesteps
+        for t, s in self.progress_bar(list(zip(timesteps, [*timesteps[1:], None], strict=True))):  # None: clean
+            x_in = rewritten(x, t) if farm == "input" else x
             x_0 = self.scheduler.predict_original(denoise(x_in, t), t, x_in)
-            x_0 = mask * x_0 + (1 - mask) * background
+            if background_mode == "x0_blend":
+                x_0 = mask * x_0 + (1 - mask) * background
             x = self.scheduler.step_original(x_0, t, x, generator)
+            # FARM knows noisy samples only, and a clean one of its own would be a blur
+            if farm == "output" and s is not None:
+                x = rewritten(x, s)
+            if self._is_pasted(background_mode, s):
+                around = background if s is None else self.scheduler.add_noise(background, noise(), s)
+                x = mask * x + (1 - mask) * around
         return x
+
+    def _is_pasted(self, background_mode: BackgroundMode, s: Tensor | None) -> bool:
+        """Whether the background is pasted into a sample of timestep s, None being the clean end."""
+        match background_mode:
+            case "x0_blend":
+                return False
+            case "paste_all":
+                return True
+            case "paste_250_750":
+                middle = len(self.scheduler) / 4, 3 * len(self.scheduler) / 4
+                return s is not None and middle[0] < int(s) < middle[1]
+            case _:
+                assert_never(background_mode)
 
 
 def _each(names: str | Sequence[str], count: int) -> Sequence[str]:

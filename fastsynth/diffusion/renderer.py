@@ -3,12 +3,11 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 
-from fastsynth.diffusion.pipeline import FASTPipeline, Start
+from fastsynth.diffusion.pipeline import BackgroundMode, FARMPlace, FASTPipeline, Start
 from fastsynth.layouts.crop import Crop, ValueRange, add_change, crop_around, cut, mask_to_model, paste, to_model
 from fastsynth.layouts.exemplar import ExemplarBank, instance_mask
 from fastsynth.types import Instance, Layout, Sample, instance_seed
@@ -33,7 +32,8 @@ class _Job:
 class FASTRenderer:
     """Draws all instances of a list of layouts in one batch. The bytes depend on the layouts and seeds of the call.
 
-    Arguments are those of `FASTConfig`; `exemplars` is needed for start="exemplar" only.
+    Arguments are those of `FASTConfig`, `background_mode` being its `background`; `exemplars` is needed for
+    start="exemplar" only.
     """
 
     name = "fast"
@@ -45,14 +45,16 @@ class FASTRenderer:
         *,
         context: float,
         num_inference_steps: int,
-        farm: Literal["input", "off"],
+        farm: FARMPlace,
         start: Start,
         strength: float,
         feather: float,
+        background_mode: BackgroundMode,
     ) -> None:
         self.pipeline, self.exemplars = pipeline, exemplars
         self.context, self.feather = context, feather
         self.num_inference_steps, self.farm, self.start, self.strength = num_inference_steps, farm, start, strength
+        self.background_mode = background_mode
         pipeline.set_progress_bar_config(disable=True)
 
     def render(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Sample]:
@@ -101,6 +103,7 @@ class FASTRenderer:
             strength=self.strength,
             num_inference_steps=self.num_inference_steps,
             farm=self.farm,
+            background_mode=self.background_mode,
             generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
             output_type="pt",
         )

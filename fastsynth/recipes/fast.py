@@ -67,6 +67,7 @@ def load(run: Run, settings: FASTConfig) -> FASTRenderer:
         start=settings.start,
         strength=settings.strength,
         feather=settings.feather,
+        background_mode=settings.background,
     )
 
 

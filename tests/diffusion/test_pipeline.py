@@ -1,5 +1,6 @@
 """Laws of the pipeline: calls are counted, the background stays, images are independent, saving changes nothing."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def call(pipeline: FASTPipeline, *, seeds=(1, 2), **arguments) -> Tensor:
 
 def sample(pipeline: FASTPipeline, background: Tensor, masks: Tensor, **arguments) -> Tensor:
     defaults = {"guess": None, "start": "noise", "strength": 1.0, "num_inference_steps": STEPS, "farm": "input"}
+    defaults |= {"background_mode": "x0_blend"}
     rows = torch.zeros(len(masks), dtype=torch.int64)
     seeds = generators(*range(len(masks)))
     return pipeline.sample(background, masks, rows, generator=seeds, **(defaults | arguments))
@@ -87,17 +89,24 @@ class TestCost:
         call(pipeline, start="farm", strength=0.5)
         assert (counts["farm"], counts["unet"]) == (STEPS + 1, 2 * STEPS)
 
+    def test_farm_at_the_output_is_called_between_the_calls_of_the_unet(self, pipeline):
+        counts = count_calls(pipeline)
+        call(pipeline, farm="output", background_mode="paste_all")
+        assert counts == {"unet": STEPS, "farm": STEPS - 1, "encode": 1, "decode": 1}
+
 
 class TestMask:
-    @pytest.mark.parametrize("farm", ["input", "off"])
+    @pytest.mark.parametrize("background_mode", ["x0_blend", "paste_all"])
+    @pytest.mark.parametrize("farm", ["input", "output", "off"])
     @pytest.mark.parametrize("start", ["noise", "farm", "exemplar"])
-    def test_outside_the_mask_the_latents_are_those_of_the_background(self, pipeline, start, farm):
+    def test_outside_the_mask_the_latents_are_those_of_the_background(self, pipeline, start, farm, background_mode):
         pictures, masks = inputs()
         with torch.no_grad():
             background = pipeline.vae.encode(pictures).latents
         guess = background.flip(0) if start == "exemplar" else None
         strength = 1.0 if start == "noise" else 0.6
-        latents = sample(pipeline, background, masks, start=start, farm=farm, guess=guess, strength=strength)
+        arguments = {"start": start, "farm": farm, "guess": guess, "strength": strength}
+        latents = sample(pipeline, background, masks, background_mode=background_mode, **arguments)
         outside = (latent_mask(masks) == 0).expand_as(latents)
         assert torch.equal(latents[outside], background[outside])
         assert latents.isfinite().all()
@@ -121,6 +130,72 @@ class TestMask:
     def test_a_soft_mask_counts_from_one_half(self, pipeline):
         _, masks = inputs()
         assert torch.equal(call(pipeline, mask_image=masks * 0.7 + 0.2), call(pipeline))
+
+
+class Seen:
+    """What of the trajectory the UNet sees: alpha_bar and noisy latents of every call, as a hook takes them down."""
+
+    def __init__(self, pipeline: FASTPipeline) -> None:
+        self.calls: list[tuple[int, Tensor]] = []
+        self.alphas_cumprod = pipeline.scheduler.alphas_cumprod
+        channels = pipeline.farm.config["in_channels"]
+        pipeline.unet.register_forward_pre_hook(
+            lambda _, inputs: self.calls.append((int(inputs[1]), inputs[0][:, :channels]))
+        )
+
+    def noise(self, clean: Tensor, where: Tensor) -> list[Tensor]:
+        """(x_t - √ᾱ_t clean) / √(1 - ᾱ_t) at `where`, one per call: standard normal if x_t is noised `clean`."""
+        levels = [(self.alphas_cumprod[t].float(), x) for t, x in self.calls]
+        return [((x - a.sqrt() * clean) / (1 - a).sqrt())[where.expand_as(x)] for a, x in levels]
+
+    def is_noise(self, clean: Tensor, where: Tensor) -> list[bool]:
+        return [bool(abs(n.mean()) < 0.1 and abs(n.std() - 1) < 0.1) for n in self.noise(clean, where)]
+
+
+def large() -> tuple[Tensor, Tensor]:
+    """Latents of much signal, (2, 4, 32, 32), and masks that leave most of them alone."""
+    masks = torch.zeros(2, 1, 256, 256)
+    masks[:, :, 40:170, 60:180] = 1
+    return 40 * torch.randn((2, 4, 32, 32), generator=torch.Generator().manual_seed(5)), masks
+
+
+class TestPlacement:
+    def test_pasted_background_has_its_level_s_noise_and_blended_background_keeps_a_part_of_it(self, pipeline):
+        background, masks = large()
+        around = latent_mask(masks) == 0
+        kept = {}
+        for mode in ("x0_blend", "paste_all"):
+            seen = Seen(pipeline)
+            sample(pipeline, background, masks, background_mode=mode, num_inference_steps=6)
+            assert all(seen.is_noise(background, around))
+            noise = seen.noise(background, around)
+            pairs = itertools.pairwise(noise[:-1])  # hardly any survives the last, long segment
+            kept[mode] = [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs]
+        assert min(kept["x0_blend"]) > 0.2
+        assert np.abs(kept["paste_all"]).max() < 0.1
+
+    def test_paste_250_750_leaves_the_background_alone_in_the_middle_half_only(self, pipeline):
+        background, masks = large()
+        seen = Seen(pipeline)
+        latents = sample(pipeline, background, masks, background_mode="paste_250_750", num_inference_steps=10)
+        levels = [t for t, _ in seen.calls]
+        assert seen.is_noise(background, latent_mask(masks) == 0) == [t == 999 or 250 < t < 750 for t in levels]
+        assert sum(250 < t < 750 for t in levels) == 3
+        assert (latents != background).any(dim=1).all()
+
+    @pytest.mark.parametrize("farm", ["input", "output"])
+    def test_the_unet_sees_the_noised_guess_of_farm(self, pipeline, farm):
+        """FARM is made to say 3 whatever it is shown; at the output it has said nothing before the first call."""
+        with torch.no_grad():
+            pipeline.farm.output.weight.zero_()
+            pipeline.farm.output.bias.fill_(3)
+            pipeline.farm.to_gain.bias.fill_(-1e4)
+        background, masks = large()
+        seen = Seen(pipeline)
+        latents = sample(pipeline, background, masks, farm=farm, num_inference_steps=6)
+        inside = latent_mask(masks) > 0
+        assert seen.is_noise(torch.tensor(3.0), inside) == [farm == "input"] + [True] * 5
+        assert (latents[inside.expand_as(latents)] != 3).all()  # the last word is the UNet's
 
 
 class TestStart:
@@ -150,18 +225,26 @@ class TestStart:
 
 
 class TestRandomness:
-    @pytest.mark.parametrize("start", ["noise", "farm"])
-    def test_an_image_does_not_depend_on_its_batch(self, pipeline, start):
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"start": "noise"},
+            {"start": "farm"},
+            {"farm": "output", "background_mode": "paste_all"},
+            {"background_mode": "paste_250_750", "num_inference_steps": 6},
+        ],
+    )
+    def test_an_image_does_not_depend_on_its_batch(self, pipeline, arguments):
         pictures, masks = inputs(3)
-        together = call(pipeline, seeds=(1, 2, 3), start=start, strength=0.6)
+        together = call(pipeline, seeds=(1, 2, 3), strength=0.6, **arguments)
         for i, seed in enumerate((1, 2, 3)):
             alone = call(
                 pipeline,
                 seeds=(seed,),
                 image=pictures[i : i + 1],
                 mask_image=masks[i : i + 1],
-                start=start,
                 strength=0.6,
+                **arguments,
             )
             torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=0)
 

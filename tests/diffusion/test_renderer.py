@@ -17,7 +17,8 @@ def fast(pipeline) -> Callable[..., FASTRenderer]:
 
     def build(**changes) -> FASTRenderer:
         defaults = {"context": 2.0, "num_inference_steps": 2, "farm": "input", "start": "noise", "strength": 0.6}
-        return FASTRenderer(pipeline, bank(), **(defaults | {"feather": 2.0} | changes))
+        defaults |= {"feather": 2.0, "background_mode": "x0_blend"}
+        return FASTRenderer(pipeline, bank(), **(defaults | changes))
 
     return build
 
@@ -38,6 +39,20 @@ class TestFASTFromFARM(DrawnAnewLaws, KnownDefectLaws):
     @pytest.fixture
     def renderer(self, fast) -> Renderer:
         return fast(start="farm", farm="off", feather=0.0)
+
+
+class TestFASTAsInThePaper(DrawnAnewLaws, KnownDefectLaws):
+    @pytest.fixture
+    def renderer(self, fast) -> Renderer:
+        return fast(farm="output", background_mode="paste_all")
+
+
+class TestFASTAsInTheAuthorsCode(DrawnAnewLaws, KnownDefectLaws):
+    """Around the mask the model draws anew too, and still no pixel of it may change."""
+
+    @pytest.fixture
+    def renderer(self, fast) -> Renderer:
+        return fast(background_mode="paste_250_750", num_inference_steps=4)
 
 
 class TestCost:
