@@ -144,11 +144,11 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
     size, context = settings.crop_size, settings.context
     count, clean_count = training.defect_crops // 3, training.normal_crops // 3
     views = defect_views(exemplars, count=count, size=size, context=context, rng=rng)
-    defects = encode_views(views, autoencoder, tokens, total=count)
+    defects = encode_views(views, parts, total=count)
     clean_views = normal_views(
         read_normal, len(normals), exemplars, count=clean_count, size=size, context=context, rng=rng
     )
-    clean = encode_views(clean_views, autoencoder, tokens, total=clean_count)
+    clean = encode_views(clean_views, parts, total=clean_count)
     options = training.model_dump(exclude={"defect_crops", "normal_crops", "max_train_steps", "save_every", "patience"})
     with tempfile.TemporaryDirectory() as folder:
         train_fast(

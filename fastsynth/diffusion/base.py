@@ -74,6 +74,18 @@ def latent_mask(mask_image: Tensor, *, cell: int = DOWNSAMPLING) -> Tensor:
     return functional.max_pool2d(mask_image, cell)
 
 
+def hidden(pictures: Tensor, mask_image: Tensor) -> Tensor:
+    """The pictures with the mask filled by the mean of what is around it: what the encoder may see of a background.
+
+    A latent cell holds what its neighbours show. Latents around the mask of a whole training picture tell what the
+    defect looks like; those of a normal picture tell the same UNet that nothing is there, and it mends the surface.
+    pictures: (B, 3, H, W); mask_image: (B, 1, H, W) of 0 and 1.
+    """
+    outside = 1 - mask_image
+    mean = (pictures * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True).clamp(min=1)
+    return pictures * outside + mean * mask_image
+
+
 def unet_input(noisy: Tensor, background: Tensor, mask_image: Tensor) -> Tensor:
     """Channels of the UNet: noisy latent, background latent outside the mask, mask packed 8×8 into channels.
 

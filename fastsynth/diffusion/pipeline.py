@@ -7,7 +7,7 @@ B batch, C latent channels, H W picture size, h = H/8, w = W/8.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
-from fastsynth.diffusion.base import farm_input, latent_mask, unet_input
+from fastsynth.diffusion.base import farm_input, hidden, latent_mask, unet_input
 from fastsynth.diffusion.conditioning import DefectTokens
 from fastsynth.diffusion.farm import FARM
 
@@ -59,11 +59,6 @@ class FASTPipeline(DiffusionPipeline):
         return int(self.unet.config["sample_size"]) * 8
 
     @property
-    def encoder(self) -> Any:
-        """For whoever encodes many pictures once: has a `device`, and `encode(pictures).latents`."""
-        return self.vae
-
-    @property
     def latent_dtype(self) -> torch.dtype:
         """Number format of the trajectory."""
         return self.unet.dtype
@@ -72,6 +67,15 @@ class FASTPipeline(DiffusionPipeline):
         """(B, 3, H, W) in [-1, 1] to (B, C, h, w)."""
         latents: Tensor = self.vae.encode(pictures).latents
         return latents
+
+    def encode_background(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
+        """Latents of what is around the masks, from pictures in which the masks are `hidden`."""
+        return self.encode(hidden(pictures, mask_image))
+
+    def training_latents(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
+        """What the denoiser learns from: the picture's latents inside the mask, its background's around it."""
+        mask = self.latent_mask(mask_image)
+        return mask * self.encode(pictures) + (1 - mask) * self.encode_background(pictures, mask_image)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W) in [-1, 1]."""
@@ -154,13 +158,13 @@ class FASTPipeline(DiffusionPipeline):
 
         device, dtype = self._execution_device, self.latent_dtype
         pictures, masks = pictures.to(device, dtype), (masks > 0.5).to(device, dtype)
-        background = self.encode(pictures)
-        guess = None if exemplars is None else self.encode(exemplars.to(device, dtype))
+        source = pictures if exemplars is None else exemplars.to(device, dtype)
+        source_latents = self.encode(source)
         latents = self.sample(
-            background,
+            self.encode_background(pictures, masks),
             masks,
             rows.to(device),
-            guess=guess,
+            guess=None if exemplars is None else source_latents,
             start=start,
             strength=strength,
             num_inference_steps=num_inference_steps,
@@ -168,8 +172,8 @@ class FASTPipeline(DiffusionPipeline):
             background_mode=background_mode,
             generator=generator,
         )
-        source = pictures if exemplars is None else exemplars.to(device, dtype)
-        images = self._decode(latents, source, background if guess is None else guess)
+        inside = self.latent_mask(masks)
+        images = self._decode(inside * latents + (1 - inside) * source_latents, source, source_latents)
         return FASTPipelineOutput(images=_from_tensor(images, output_type))
 
     def _decode(self, latents: Tensor, source: Tensor, source_latents: Tensor) -> Tensor:
@@ -197,7 +201,7 @@ class FASTPipeline(DiffusionPipeline):
     ) -> Tensor:
         """The sampler, in latents; arguments not named here are those of a call.
 
-        background: (B, C, h, w) latents of the normal pictures. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
+        background: (B, C, h, w), of `encode_background`. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
         guess: (B, C, h, w) latents of the exemplars, or None. Returns (B, C, h, w).
         """
         mask = self.latent_mask(mask_image)
@@ -218,10 +222,9 @@ class FASTPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(num_inference_steps, strength=1.0 if full else strength)
         first = self.scheduler.timesteps[0]
         if start == "farm":
-            last = torch.tensor(len(self.scheduler) - 1)
-            guess = (1 - mask) * background + mask * reconstruct(noise(), last)
+            guess = reconstruct(noise(), torch.tensor(len(self.scheduler) - 1))
         # where there is no guess the masked part is pure noise; around the mask x_T follows q(x_T | background)
-        clean = (1 - mask) * background if guess is None else guess
+        clean = (1 - mask) * background + (0 if guess is None else mask * guess)
         x = self.scheduler.add_noise(clean, noise(), first)
 
         timesteps = self.scheduler.timesteps

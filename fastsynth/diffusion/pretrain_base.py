@@ -86,7 +86,7 @@ def pretrain(config: BasePretrainConfig) -> Path:
         if not path.is_file():
             rng = np.random.default_rng((config.seed, stream))
             views = base_views(count=count, size=config.crop_size, sound=name == "sound", rng=rng)
-            encode_views(views, pipeline.vae, pipeline.tokens, total=count).save(path)
+            encode_views(views, pipeline, total=count).save(path)
         encoded.append(EncodedViews.load(path))
     result = train_fast(
         pipeline,

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
-from fastsynth.diffusion.autoencoder import CompactAutoencoder
-from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
+from fastsynth.diffusion.conditioning import NORMAL
+from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.files import atomic_write
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, to_model
 from fastsynth.layouts.exemplar import Exemplar
@@ -106,21 +106,20 @@ def normal_views(
         yield view_of(normal, bbox, size=size, context=context, rng=rng)
 
 
-def encode_views(
-    views: Iterator[View], autoencoder: CompactAutoencoder, tokens: DefectTokens, *, total: int, batch_size: int = 16
-) -> EncodedViews:
-    """Run the encoder over all views once. The latents stay in memory: 48 kB a view at the default sizes."""
+def encode_views(views: Iterator[View], pipeline: FASTPipeline, *, total: int, batch_size: int = 16) -> EncodedViews:
+    """Run the pipeline's encoder over all views once. The latents stay in memory: 48 kB a view at the default sizes."""
     latents: list[Tensor] = []
     masks: list[Tensor] = []
     rows: list[int] = []
     waiting: list[View] = []
 
     def flush() -> None:
-        pictures = torch.from_numpy(np.stack([view.picture for view in waiting])).to(autoencoder.device)
+        pictures = torch.from_numpy(np.stack([view.picture for view in waiting])).to(pipeline.device)
+        mask_images = torch.from_numpy(np.stack([view.mask_image for view in waiting])).to(pipeline.device)
         with torch.no_grad():
-            latents.append(autoencoder.encode(pictures).latents.cpu())
-        masks.append(torch.from_numpy(np.stack([view.mask_image for view in waiting]).astype(np.uint8)))
-        rows.extend(tokens.index(view.category, view.defect) for view in waiting)
+            latents.append(pipeline.training_latents(pictures, mask_images).cpu())
+        masks.append(mask_images.to("cpu", torch.uint8))
+        rows.extend(pipeline.tokens.index(view.category, view.defect) for view in waiting)
         waiting.clear()
 
     for view in tqdm(views, total=total, desc="encode", leave=False):

@@ -124,7 +124,7 @@ def _encoded_views(run: Run, settings: FASTConfig, pipeline: FASTPipeline) -> di
     for name, (views, total) in training_views(run, settings).items():
         path = folder / f"{name}.safetensors"
         if not path.is_file():
-            encode_views(views, pipeline.encoder, pipeline.tokens, total=total).save(path)
+            encode_views(views, pipeline, total=total).save(path)
         found[name] = EncodedViews.load(path)
     return found
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastsynth.diffusion.base import latent_mask
+from fastsynth.diffusion.base import hidden, latent_mask
 from fastsynth.diffusion.pipeline import FASTPipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,12 +72,12 @@ def count_calls(pipeline: FASTPipeline) -> Counter:
 
 class TestCost:
     @pytest.mark.parametrize("steps", [1, 2, 5])
-    def test_the_unet_is_called_once_per_step_and_the_autoencoder_once_each_way(self, pipeline, steps):
+    def test_the_unet_is_called_once_per_step_background_and_picture_are_encoded_once(self, pipeline, steps):
         counts = count_calls(pipeline)
         call(pipeline, num_inference_steps=steps)
-        assert counts == {"unet": steps, "farm": steps, "encode": 1, "decode": 1}
+        assert counts == {"unet": steps, "farm": steps, "encode": 2, "decode": 1}
 
-    def test_an_exemplar_costs_one_more_encoding_and_no_call(self, pipeline):
+    def test_an_exemplar_is_encoded_in_place_of_the_picture(self, pipeline):
         counts = count_calls(pipeline)
         call(pipeline, start="exemplar", strength=0.5, exemplar_image=inputs()[0])
         assert counts == {"unet": STEPS, "farm": STEPS, "encode": 2, "decode": 1}
@@ -92,7 +92,34 @@ class TestCost:
     def test_farm_at_the_output_is_called_between_the_calls_of_the_unet(self, pipeline):
         counts = count_calls(pipeline)
         call(pipeline, farm="output", background_mode="paste_all")
-        assert counts == {"unet": STEPS, "farm": STEPS - 1, "encode": 1, "decode": 1}
+        assert counts == {"unet": STEPS, "farm": STEPS - 1, "encode": 2, "decode": 1}
+
+
+class TestHiding:
+    """A latent cell holds what its neighbours show: what a mask covers must not be read off the latents around it."""
+
+    def test_around_the_mask_no_latent_tells_what_is_inside(self, pipeline):
+        pictures, masks = inputs()
+        drawn = torch.where(masks > 0, -pictures, pictures)
+        outside = (latent_mask(masks) == 0).expand(-1, pipeline.unet.config["out_channels"], -1, -1)
+        with torch.no_grad():
+            assert not torch.equal(pipeline.encode(pictures)[outside], pipeline.encode(drawn)[outside])
+            for encode in (pipeline.training_latents, pipeline.encode_background):
+                assert torch.equal(encode(pictures, masks)[outside], encode(drawn, masks)[outside])
+            assert not torch.equal(pipeline.training_latents(pictures, masks), pipeline.training_latents(drawn, masks))
+
+    def test_a_hidden_mask_has_the_mean_of_what_is_around_it(self):
+        pictures, masks = inputs()
+        filled = hidden(pictures, masks)
+        for picture, mask, result in zip(pictures, masks, filled, strict=True):
+            inside = mask[0] > 0
+            wanted = picture[:, ~inside].mean(1, keepdim=True)
+            torch.testing.assert_close(result[:, inside], wanted.expand(-1, int(inside.sum())))
+            assert torch.equal(result[:, ~inside], picture[:, ~inside])
+
+    def test_a_mask_over_the_whole_picture_is_grey(self):
+        pictures, masks = inputs()
+        assert not hidden(pictures, torch.ones_like(masks)).any()
 
 
 class TestMask:

@@ -30,7 +30,7 @@ def bases(tmp_path_factory):
 
 
 def views_of(pipeline: PretrainedFASTPipeline) -> EncodedViews:
-    latents = torch.cat([pipeline.encoder.encode(pictures(4)).latents]).detach()
+    latents = pipeline.training_latents(pictures(4), masks(4)).detach()
     return EncodedViews(latents, masks(4).to(torch.uint8), torch.tensor([0, 1, 0, 2]))
 
 

@@ -87,7 +87,9 @@ class TestOverlap:
         both, alone = layout_of(image, lower, upper), layout_of(image, lower)
         (first,), (second,) = fast().render([both], [1]), fast().render([alone], [1])
         outside_upper = both.instance_map() != 2
-        np.testing.assert_array_equal(first.image[outside_upper], second.image[outside_upper])
+        # kernels round differently in another batch
+        difference = first.image[outside_upper].astype(int) - second.image[outside_upper]
+        assert np.abs(difference).max() <= 1
         assert (first.image != second.image).any(axis=2)[~outside_upper].mean() > 0.3
 
 

@@ -119,10 +119,10 @@ class TestNormalViews:
 
 
 class TestEncoding:
-    def test_latents_masks_and_rows_stay_together(self, tiny_autoencoder):
+    def test_latents_masks_and_rows_stay_together(self, pipeline):
         views = views_of(exemplar((30, 30, 50, 40)), exemplar((30, 30, 33, 60), defect="crack"), count=10)
         views += normals(np.full((60, 60, 3), 128, np.uint8), count=3)
-        encoded = encode_views(iter(views), tiny_autoencoder, TOKENS, total=len(views), batch_size=4)
+        encoded = encode_views(iter(views), pipeline, total=len(views), batch_size=4)
         assert len(encoded) == 13
         assert encoded.latents.shape == (13, 4, 4, 4)
         assert encoded.mask_images.dtype == torch.uint8
@@ -131,15 +131,16 @@ class TestEncoding:
         latents, masks, rows = encoded.batch(picks)
         for i, pick in enumerate(picks):
             with torch.no_grad():
-                alone = tiny_autoencoder.encode(torch.from_numpy(views[pick].picture)[None]).latents[0]
+                picture, mask = (torch.from_numpy(a)[None] for a in (views[pick].picture, views[pick].mask_image))
+                alone = pipeline.training_latents(picture, mask)[0]
             torch.testing.assert_close(latents[i], alone, atol=1e-5, rtol=1e-4)
             np.testing.assert_array_equal(masks[i].numpy(), views[pick].mask_image)
         assert masks.dtype == torch.float32
         assert rows.tolist() == [TOKENS.index("tile", NORMAL), *[encoded.rows[2]] * 2]
 
-    def test_saved_views_are_loaded_as_they_were(self, tiny_autoencoder, tmp_path):
+    def test_saved_views_are_loaded_as_they_were(self, pipeline, tmp_path):
         views = views_of(exemplar((30, 30, 50, 40)), count=3)
-        encoded = encode_views(iter(views), tiny_autoencoder, TOKENS, total=3)
+        encoded = encode_views(iter(views), pipeline, total=3)
         encoded.save(tmp_path / "views.safetensors")
         loaded = EncodedViews.load(tmp_path / "views.safetensors")
         for name, value in vars(encoded).items():

@@ -5,10 +5,8 @@ B batch, C latent channels, H W picture size, f pixels per latent cell, h = H/f,
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -33,28 +31,6 @@ def decode(vae: Autoencoder, latents: Tensor) -> Tensor:
     """(B, C, h, w) as `encode` returns them to (B, 3, H, W) in [-1, 1], float32."""
     pictures: Tensor = vae.decode((latents / _scale(vae) + _shift(vae)).to(vae.dtype)).sample
     return pictures.float()
-
-
-@dataclass(frozen=True)
-class EncodedPictures:
-    """latents: (B, C, h, w) float32."""
-
-    latents: Tensor
-
-
-class Encoder:
-    """An autoencoder's `encode` for whoever encodes many pictures once, such as `views.encode_views`."""
-
-    def __init__(self, vae: Autoencoder) -> None:
-        self._vae = vae
-
-    @property
-    def device(self) -> torch.device:
-        return self._vae.device
-
-    def encode(self, pictures: Tensor) -> EncodedPictures:
-        """(B, 3, H, W) in [-1, 1]."""
-        return EncodedPictures(encode(self._vae, pictures))
 
 
 class TensorCache:

@@ -20,7 +20,7 @@ from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.hashing import tensor_bytes, weights_sha256
 from fastsynth.diffusion.pipeline import Denoiser, FASTPipeline
 from fastsynth.diffusion.pretrained import latents as codec
-from fastsynth.diffusion.pretrained.latents import Encoder, TensorCache, cell_size
+from fastsynth.diffusion.pretrained.latents import TensorCache, cell_size
 from fastsynth.diffusion.pretrained.prompts import Prompt, PromptTokens, embed_prompts, empty_prompt
 from fastsynth.diffusion.pretrained.spatial import SpatialEncoder, with_spatial
 
@@ -70,11 +70,6 @@ class PretrainedFASTPipeline(FASTPipeline):
         return int(self.config["crop_size"] or self.unet.config["sample_size"] * cell_size(self.vae))
 
     @property
-    def encoder(self) -> Encoder:
-        """For whoever encodes many pictures once."""
-        return Encoder(self.vae)
-
-    @property
     def latent_dtype(self) -> torch.dtype:
         """The trajectory stays in float32 whatever the weights are: ᾱ_T is small and its errors grow."""
         return torch.float32
@@ -103,6 +98,15 @@ class PretrainedFASTPipeline(FASTPipeline):
             for picture in pictures
         ]
         return torch.cat(found).to(pictures.device)
+
+    def encode_background(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
+        """Latents of the whole pictures: each is encoded once for all masks, and a frozen base does not learn to read
+        in the surroundings what a mask hides."""
+        return self.encode(pictures)
+
+    def training_latents(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
+        """Latents of the whole pictures, not cached: augmented views do not come again."""
+        return codec.encode(self.vae, pictures)
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W)."""
