@@ -53,6 +53,11 @@ class Case:
         return measures.change(self.source, self.image, self.foreground)
 
     @cached_property
+    def step(self) -> float:
+        """At the mask's border."""
+        return measures.border_step(self.image, self.foreground)
+
+    @cached_property
     def details(self) -> list[np.ndarray]:
         """Fine detail of every connected part that is large enough to be recognised."""
         return part_details(self.image, self.foreground)
@@ -165,16 +170,14 @@ class Gate:
                 inside = float(object_region(case.source)[case.foreground].mean())
                 return {"on_object": inside}, inside >= limits["min_inside"]
             case "visible":
-                share = measures.visible_share(case.change, min_contrast=limits["min_contrast"])
-                return {"visible": share}, share >= limits["min_share"]
+                return self._visibility(case, **limits)
             case "alignment":
                 return self._alignment(case, **limits)
             case "seam" if case.foreground.sum() < MIN_PIXELS:
                 return {}, True  # all of a speck is border
             case "seam":
-                step = measures.border_step(case.image, case.foreground)
                 limit = max(limits["min_step"], limits["max_ratio"] * self._real_step(case))
-                return {"border_step": step}, step <= limit
+                return {"border_step": case.step}, case.step <= limit
             case "copies":
                 if case.renderer in limits["exempt"]:
                     return {}, True
@@ -184,11 +187,31 @@ class Gate:
                 distance = self._feature_distance(case)
                 return {"feature_distance": distance}, distance <= limits["max_distance"]
 
+    def _visibility(
+        self,
+        case: Case,
+        *,
+        min_contrast: float,
+        min_share: float,
+        sure_share: float,
+        sure_contrast: float,
+        min_edge: float,
+        calm_step: float,
+    ) -> tuple[dict[str, float], bool]:
+        share = measures.visible_share(case.change, min_contrast=min_contrast)
+        if share < min_share or share >= sure_share:
+            return {"visible": share}, share >= min_share
+        strong = measures.visible_share(case.change, min_contrast=sure_contrast)
+        before = measures.border_step(case.source, case.foreground)
+        edge = case.step / max(before, measures.FLOOR)
+        kept = strong >= min_share or edge >= min_edge or before > calm_step
+        return {"visible": share, "edge": edge}, kept
+
     def _alignment(
         self, case: Case, *, min_contrast: float, max_outside: float, max_offset: float
     ) -> tuple[dict[str, float], bool]:
         outside = measures.outside_share(case.change, min_contrast=min_contrast)
-        offset = measures.offset(case.change)
+        offset = measures.offset(case.change, min_contrast=min_contrast)
         return {"outside": outside, "offset": offset}, outside <= max_outside and offset <= max_offset
 
     def _real_step(self, case: Case) -> float:

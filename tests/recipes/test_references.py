@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from fastsynth.data.store import read_manifest
 
@@ -18,6 +19,33 @@ def test_a_store_without_training_passes_the_audit(kind, cli, write_config, shar
     assert (report["samples"], report["problems"]) == (10, [])
     again = cli("replay", config, *chosen, "--id", 3, "--output", tmp_path / "again.png")
     assert again.code == 0, again.err
+
+
+def test_the_gate_is_on_by_default_and_its_store_passes_audit_replay_resume_and_a_shard(
+    cli, write_config, shared_tree, tmp_path, contents
+):
+    config = write_config(tmp_path, shared_tree)
+    settings = yaml.safe_load(config.read_text())
+    del settings["generate"]["gate"]
+    config.write_text(yaml.safe_dump(settings))
+    chosen = ("-s", "renderer={kind: cutpaste}")
+    answer = cli("generate", config, *chosen)
+    assert answer.code == 0, answer.err
+    store = tmp_path / "run" / "synthetic"
+    lines = list(read_manifest(store))
+    assert all(line["checks"]["gate"]["visible"] > 0 for line in lines)
+    redrawn = max(lines, key=lambda line: line["attempt"])
+    assert redrawn["attempt"] > 0
+    report = json.loads(cli("audit", store, "--data", shared_tree, "--json").out)
+    assert (report["samples"], report["problems"]) == (len(lines), [])
+    assert cli("replay", config, *chosen, "--id", redrawn["id"], "--output", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == (store / redrawn["image"]).read_bytes()
+
+    before = contents(store)
+    (store / redrawn["image"]).unlink()
+    (store / "rejected" / "rejected.jsonl").unlink()
+    assert cli("generate", config, *chosen, "--shard", "1/1").code == 0
+    assert contents(store) == before
 
 
 def test_train_has_nothing_to_do(cli, write_config, shared_tree, tmp_path):
