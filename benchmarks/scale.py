@@ -26,6 +26,7 @@ from fastsynth.files import atomic_write, sha256_file
 from fastsynth.images import encode_png, read_image
 from fastsynth.quality.audit import audit
 from fastsynth.quality.gate import Duplicates
+from fastsynth.quality.gate_config import DuplicateRule
 from fastsynth.quality.gate_measures import BITS
 from fastsynth.types import Instance, Layout, Sample, sample_seed
 
@@ -86,10 +87,14 @@ def decode(root: Path, processes: int) -> None:
                 pass
 
 
+def _unread(sample_id: int) -> tuple[np.ndarray, np.ndarray]:
+    raise AssertionError(f"sample {sample_id} is like no other one")
+
+
 def look_up(count: int) -> None:
     """Each of `count` random fingerprints among those before it."""
     rng = np.random.default_rng(0)
-    duplicates = Duplicates(lambda sample_id: (_ for _ in ()).throw(AssertionError("nothing is alike")))
+    duplicates = Duplicates(_unread, max_similarity=DuplicateRule().max_similarity)
     for number in range(count):
         mark = int.from_bytes(rng.bytes(BITS // 8), "big")
         assert duplicates.near(mark, before=number) == []
