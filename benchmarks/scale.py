@@ -147,7 +147,8 @@ def main(count: int, side: int, processes: int) -> None:
             rows[name] = measured(each)
             seconds, processor, peak = (rows[name][key] for key in ("seconds", "processor_seconds", "peak_memory_mb"))
             print(
-                f"{name:20} {seconds:9.2f} s {processor:9.2f} s of processor {count / processor:8.0f} per s {peak:6.0f} MB",
+                f"{name:20} {seconds:9.2f} s, {processor:9.2f} s of processor, {count / processor:8.0f} per s of it, "
+                f"{peak:6.0f} MB",
                 flush=True,
             )
         ratios = {key: rows["audit"][key] / rows["decode"][key] for key in ("seconds", "processor_seconds")}

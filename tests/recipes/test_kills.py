@@ -134,9 +134,11 @@ def test_export_under_kills(kind, cli, write_config, shared_tree, tmp_path, cont
         assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
         shutil.rmtree(tmp_path / "killed")
 
-    Killer(cli, *arguments("killed"), within=took, finished=start_over).kill(8)
-    if (tmp_path / "killed").exists():  # killed after the last rename
-        start_over()
+    killer = Killer(cli, *arguments("killed"), within=took, finished=start_over)
+    for _ in range(8):
+        killer.kill(1)
+        if (tmp_path / "killed").exists():  # killed after the last rename
+            start_over()
     assert cli(*arguments("killed")).code == 0
     start_over()
     assert not list(tmp_path.glob(".tmp-*"))
