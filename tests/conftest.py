@@ -121,7 +121,10 @@ def write_config(tiny_autoencoder) -> Callable[[Path, Path], Path]:
                 },
                 "num_inference_steps": 2,
             },
-            "generate": {"count": 10},
+            "generate": {
+                "count": 10,
+                "gate": {"enabled": False},
+            },  # three steps of training draw what no gate lets pass
             "segment": {
                 "encoder_name": "tu-mobilenetv3_small_050",
                 "encoder_weights": None,

@@ -254,14 +254,14 @@ def _instance_problems(line: Line, inside: np.ndarray) -> Iterator[str]:
     if line["defect"] != wanted:
         yield f"defect is {line['defect']!r}, its instances say {wanted!r}"
     boxes = np.array([instance["bbox"] for instance in instances])
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+    left, top, width, height = cv2.boundingRect(inside.view(np.uint8))
+    box = [left, top, left + width, top + height]
     union = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
     if union != box:
         yield f"the instances cover {union}, the mask covers {box}"
     areas = np.array([instance["area"] for instance in instances])
-    if (areas > np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).any() or areas.sum() < inside.sum():
-        yield f"instance areas {areas.tolist()} do not fit a mask of {int(inside.sum())} pixels"
+    if (areas > np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).any() or areas.sum() < np.count_nonzero(inside):
+        yield f"instance areas {areas.tolist()} do not fit a mask of {np.count_nonzero(inside)} pixels"
 
 
 def _instance_map_problems(line: Line, instance_map: np.ndarray, inside: np.ndarray) -> Iterator[str]:

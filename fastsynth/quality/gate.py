@@ -17,6 +17,7 @@ import numpy as np
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.placement import object_region
 from fastsynth.quality import gate_measures as measures
+from fastsynth.quality.fingerprints import Fingerprints, max_bits
 
 REASONS = {
     "mask": "mask empty or too small",
@@ -33,8 +34,6 @@ MIN_PIXELS = 64
 """Smaller spots look alike by chance: they are no copies of one another."""
 FINGERPRINT = "fingerprint"
 """Key of the measures: 256 bits of the defect's fine detail in hexadecimal, by which duplicates are looked up."""
-MAX_BITS = 72
-"""Fingerprints of details with a correlation of 0.8 differ in 52 ± 6.5 of 256 bits, of unrelated ones in 128 ± 8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +52,11 @@ class Case:
         return measures.change(self.source, self.image, self.foreground)
 
     @cached_property
+    def step(self) -> float:
+        """At the mask's border."""
+        return measures.border_step(self.image, self.foreground)
+
+    @cached_property
     def details(self) -> list[np.ndarray]:
         """Fine detail of every connected part that is large enough to be recognised."""
         return part_details(self.image, self.foreground)
@@ -67,43 +71,27 @@ class Verdict:
 
 
 class Duplicates:
-    """The stored samples, by fingerprint. read: id → image and foreground of a stored sample.
+    """The stored samples, by fingerprint; no picture of an unrelated sample is read.
 
-    OpenCV compares all fingerprints at once, and no picture of an unrelated sample is read. A
-    tree would not help: at 72 of 256 bits hardly a branch could be left out.
+    read: id → image and foreground of a stored sample. max_similarity: of the rule that asks.
     """
 
-    def __init__(self, read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, read: Callable[[int], tuple[np.ndarray, np.ndarray]], *, max_similarity: float) -> None:
         self._read = read
-        self._ids = np.zeros(1024, np.int64)
-        self._marks = np.zeros((1024, measures.BITS // 8), np.uint8)
-        self._count = 0
+        self._marks = Fingerprints(max_bits=max_bits(max_similarity))
 
     def add(self, sample_id: int, fingerprint: int) -> None:
-        if self._count == len(self._ids):
-            self._ids, self._marks = (np.concatenate([old, np.zeros_like(old)]) for old in (self._ids, self._marks))
-        self._ids[self._count] = sample_id
-        self._marks[self._count] = _bytes(fingerprint)
-        self._count += 1
+        self._marks.add(sample_id, fingerprint)
 
     def near(self, fingerprint: int, *, before: int) -> list[int]:
         """Ids below `before` whose fingerprints are close, ascending."""
-        if self._count == 0:
-            return []
-        marks, query = self._marks[: self._count], _bytes(fingerprint)[None]
-        close = cv2.BFMatcher(cv2.NORM_HAMMING).radiusMatch(query, marks, MAX_BITS)[0]
-        ids = {int(self._ids[match.trainIdx]) for match in close}
-        return sorted(number for number in ids if number < before)
+        return [int(number) for number in self._marks.near(fingerprint) if number < before]
 
     def closest(self, image: np.ndarray, foreground: np.ndarray, *, near: Sequence[int]) -> float:
         """Largest correlation of the fine detail with one of the `near` stored samples; 0 without any."""
         own = measures.detail(image, foreground)
         found = (measures.detail(*self._read(sample_id)) for sample_id in near)
         return max((float(np.vdot(own, other)) for other in found), default=0.0)
-
-
-def _bytes(fingerprint: int) -> np.ndarray:
-    return np.frombuffer(fingerprint.to_bytes(measures.BITS // 8, "big"), np.uint8)
 
 
 class Gate:
@@ -116,6 +104,10 @@ class Gate:
         if unknown := sorted(rules.keys() - REASONS.keys()):
             raise ValueError(f"no gate rule {unknown[0]!r}; there are: {', '.join(REASONS)}")
         self.real, self.rules = list(real), rules
+
+    def duplicates(self, read: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> Duplicates:
+        """Where stored samples are remembered. read: id → image and foreground of one."""
+        return Duplicates(read, max_similarity=self.rules.get("duplicates", {}).get("max_similarity", 1.0))
 
     def judge(self, case: Case, *, sample_id: int, stored: Duplicates | None) -> Verdict:
         """sample_id: its id; duplicates are looked for among the `stored` samples with lower ones; None: not yet."""
@@ -165,16 +157,14 @@ class Gate:
                 inside = float(object_region(case.source)[case.foreground].mean())
                 return {"on_object": inside}, inside >= limits["min_inside"]
             case "visible":
-                share = measures.visible_share(case.change, min_contrast=limits["min_contrast"])
-                return {"visible": share}, share >= limits["min_share"]
+                return self._visibility(case, **limits)
             case "alignment":
                 return self._alignment(case, **limits)
             case "seam" if case.foreground.sum() < MIN_PIXELS:
                 return {}, True  # all of a speck is border
             case "seam":
-                step = measures.border_step(case.image, case.foreground)
                 limit = max(limits["min_step"], limits["max_ratio"] * self._real_step(case))
-                return {"border_step": step}, step <= limit
+                return {"border_step": case.step}, case.step <= limit
             case "copies":
                 if case.renderer in limits["exempt"]:
                     return {}, True
@@ -184,11 +174,31 @@ class Gate:
                 distance = self._feature_distance(case)
                 return {"feature_distance": distance}, distance <= limits["max_distance"]
 
+    def _visibility(
+        self,
+        case: Case,
+        *,
+        min_contrast: float,
+        min_share: float,
+        sure_share: float,
+        sure_contrast: float,
+        min_edge: float,
+        calm_step: float,
+    ) -> tuple[dict[str, float], bool]:
+        share = measures.visible_share(case.change, min_contrast=min_contrast)
+        if share < min_share or share >= sure_share:
+            return {"visible": share}, share >= min_share
+        strong = measures.visible_share(case.change, min_contrast=sure_contrast)
+        before = measures.border_step(case.source, case.foreground)
+        edge = case.step / max(before, measures.FLOOR)
+        kept = strong >= min_share or edge >= min_edge or before > calm_step
+        return {"visible": share, "edge": edge}, kept
+
     def _alignment(
         self, case: Case, *, min_contrast: float, max_outside: float, max_offset: float
     ) -> tuple[dict[str, float], bool]:
         outside = measures.outside_share(case.change, min_contrast=min_contrast)
-        offset = measures.offset(case.change)
+        offset = measures.offset(case.change, min_contrast=min_contrast)
         return {"outside": outside, "offset": offset}, outside <= max_outside and offset <= max_offset
 
     def _real_step(self, case: Case) -> float:

@@ -39,6 +39,14 @@ class VisibleRule(Rule):
     """Change of a pixel that can be seen, in standard deviations of what the texture does over the same shape."""
     min_share: Share = SEEN_SHARE
     """Share of the mask that must be visible."""
+    sure_share: Share = 0.5
+    """From this visible share on nothing else is asked."""
+    sure_contrast: Positive = 7.5
+    """Nor of a change that is so strong in `min_share` of the mask."""
+    min_edge: Positive = 2.5
+    """All others must show at the mask's border: the step there as a multiple of the source's own."""
+    calm_step: Share = 0.08
+    """Where the source's own step is larger, on coarse ground, the border says nothing and is not asked."""
 
 
 class AlignmentRule(Rule):
@@ -50,16 +58,16 @@ class AlignmentRule(Rule):
     max_outside: Annotated[float, Field(ge=0)] = 0.05
     """Visibly changed pixels outside the mask, as a share of the mask."""
     max_offset: Positive = 0.7
-    """Distance between the centres of mask and change, in root-mean-square radii of the mask."""
+    """Distance between the centres of the mask and of what is visible in it, in the mask's root-mean-square radii."""
 
 
 class SeamRule(Rule):
     """A step along the mask's border that real defects do not have; not asked of masks below 64 pixels."""
 
-    max_ratio: Positive = 1.75
+    max_ratio: Positive = 1.6
     """Step as a multiple of the largest one of a training defect of the same type."""
-    min_step: Share = 0.04
-    """Smaller steps never count; 1 is from black to white."""
+    min_step: Share = 0.15
+    """Smaller steps never count; a share of the brighter side."""
 
 
 class CopyRule(Rule):
@@ -89,7 +97,7 @@ class FeatureRule(Rule):
 class GateConfig(Config):
     """Which samples are refused, and how often a refused one is drawn again."""
 
-    enabled: bool = False
+    enabled: bool = True
     """Judge every sample before it is stored."""
     attempts: Annotated[int, Field(ge=1, le=1000)] = 8
     """Drawings of one id before it is given up."""

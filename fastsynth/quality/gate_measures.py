@@ -18,6 +18,8 @@ MARGIN = 24
 """Pixels around the mask that count as its surroundings."""
 SHIFT = 12
 """Distance in pixels at which the texture is looked at through the same mask."""
+DARK = 0.05
+"""Darker pixels count as this bright where a difference is divided by brightness."""
 FLOOR = 1 / 255
 """Texture below one level of 8 bit counts as one: a smaller change is not seen."""
 DETAIL_SIDE = 32
@@ -33,13 +35,11 @@ SEEN_SHARE = 0.08
 @dataclass(frozen=True)
 class Change:
     """at: the window of the image that was looked at, h rows and w columns. inside: (h, w) bool, the mask in it.
-    contrast: (h, w) float32, see `change`. strength: (h, w) float32, absolute change, smoothed. outside: (h, w) bool,
-    changed though outside the mask."""
+    contrast: (h, w) float32, see `change`. outside: (h, w) bool, changed though outside the mask."""
 
     at: tuple[slice, slice]
     inside: np.ndarray
     contrast: np.ndarray
-    strength: np.ndarray
     outside: np.ndarray
 
 
@@ -62,8 +62,7 @@ def change(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> Cha
         moved = np.abs(_averaged(difference, where, sigma))
         texture = np.maximum(_texture(detail, where, sigma), FLOOR)
         contrast = np.maximum(contrast, (moved / texture).max(axis=2))
-    strength = np.abs(_averaged(difference, where, SCALES[1])).max(axis=2)
-    return Change(at, inside, np.where(where, contrast, 0), np.where(inside, strength, 0), outside[at])
+    return Change(at, inside, np.where(where, contrast, 0), outside[at])
 
 
 def visible_share(found: Change, *, min_contrast: float) -> float:
@@ -76,10 +75,13 @@ def outside_share(found: Change, *, min_contrast: float) -> float:
     return float(((found.contrast >= min_contrast) & found.outside).sum() / found.inside.sum())
 
 
-def offset(found: Change) -> float:
-    """Distance from the mask's centre to the centre of the change inside it, per root-mean-square radius."""
+def offset(found: Change, *, min_contrast: float) -> float:
+    """Distance from the mask's centre to the centre of what can be seen inside it, per root-mean-square radius.
+
+    Whatever can be seen counts alike: a crack with one dark end is no crack in the wrong place.
+    """
     points = np.argwhere(found.inside).astype(np.float64)
-    weights = found.strength[found.inside].astype(np.float64)
+    weights = np.minimum(found.contrast[found.inside].astype(np.float64), min_contrast)
     if weights.sum() <= 0:
         return 0.0
     centre = points.mean(axis=0)
@@ -88,16 +90,19 @@ def offset(found: Change) -> float:
 
 
 def border_step(image: np.ndarray, foreground: np.ndarray) -> float:
-    """Mean difference between the two pixels inside and the two outside, all along the mask's border."""
+    """Mean difference between the two pixels inside and the two outside, all along the mask's border, as a share of
+    the brighter side: a dark crack is as much of a step in dim light as in bright light."""
     at = _window(foreground)
-    pixels, inside = ValueRange.of(image).to_float(image[at]) / 2, foreground[at]
+    pixels, inside = (ValueRange.of(image).to_float(image[at]) + 1) / 2, foreground[at]
     grown = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
     kept = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
     border = inside & (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
     if not border.any():
         return 0.0
-    step = _averaged(pixels, inside & ~kept, 1.5) - _averaged(pixels, grown & ~inside, 1.5)
-    return float(np.abs(step[border]).max(axis=1).mean())
+    within = _averaged(pixels, inside & ~kept, 1.5)[border]
+    around = _averaged(pixels, grown & ~inside, 1.5)[border]
+    brighter = np.maximum(np.maximum(within, around), DARK)
+    return float((np.abs(within - around) / brighter).max(axis=1).mean())
 
 
 def detail(image: np.ndarray, foreground: np.ndarray) -> np.ndarray:
@@ -130,13 +135,10 @@ def turned(found: np.ndarray) -> np.ndarray:
 
 def similarity(found: np.ndarray, others: np.ndarray, *, shift: int = 2) -> np.ndarray:
     """(N,) correlations with each of `others` (N, 32, 32), the best over shifts of at most `shift` pixels."""
-    padded = np.pad(found, shift)
-    scores = [
-        np.tensordot(others, padded[top : top + DETAIL_SIDE, left : left + DETAIL_SIDE], axes=2)
-        for top in range(2 * shift + 1)
-        for left in range(2 * shift + 1)
-    ]
-    best: np.ndarray = np.max(scores, axis=0)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(found, shift), found.shape)
+    shifted = windows.reshape(-1, found.size)
+    # one product for all shifts: the others are read from memory once
+    best: np.ndarray = (others.reshape(len(others), -1) @ shifted.T).max(axis=1)
     return best
 
 
@@ -156,11 +158,9 @@ def _projections() -> np.ndarray:
 def _texture(detail: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
     """(C,) standard deviation of the detail's mean over the mask's pixels, at eight shifted places."""
     steps = [(dy, dx) for dy in (-SHIFT, 0, SHIFT) for dx in (-SHIFT, 0, SHIFT) if (dy, dx) != (0, 0)]
-    squares = []
-    for step in steps:
-        shifted = np.roll(inside, step, axis=(0, 1))
-        squares.append((_averaged(detail, shifted, sigma)[shifted] ** 2).mean(axis=0))
-    spread: np.ndarray = np.sqrt(np.mean(squares, axis=0))
+    places = np.concatenate([np.roll(detail, step, axis=(0, 1)) for step in steps], axis=2)
+    squares = (_averaged(places, inside, sigma)[inside] ** 2).mean(axis=0)
+    spread: np.ndarray = np.sqrt(squares.reshape(len(steps), -1).mean(axis=0))
     return spread
 
 

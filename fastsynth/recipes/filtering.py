@@ -71,7 +71,7 @@ class Filling:
             store.adopt(dict(store.pending))
         if gate is not None:
             self.rejects = Rejects(store.folder, keep_pictures=keep_rejected, shard=store.shard)
-            self.duplicates = Duplicates(self._pictures) if store.shard is None else None
+            self.duplicates = gate.duplicates(self._pictures) if store.shard is None else None
         for line in store.lines():
             self._remember(line)
 
@@ -228,7 +228,7 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
 
 def _judge_lines(run: Run, lines: Sequence[dict[str, Any]], gate: Gate) -> list[tuple[dict[str, Any], Verdict]]:
     by_id = {int(line["id"]): line for line in lines}
-    stored = Duplicates(lambda sample_id: _pictures(run.store_folder, by_id[sample_id]))
+    stored = gate.duplicates(lambda sample_id: _pictures(run.store_folder, by_id[sample_id]))
     judged = []
     for line in tqdm(lines, desc="filter", disable=not lines):
         source = run.path(line["source_image"])

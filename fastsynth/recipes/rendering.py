@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TypeVar, assert_never
 
@@ -21,7 +22,7 @@ from fastsynth.data.medical.sidecar import notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
 from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, write_json
-from fastsynth.images import encode_png, read_image
+from fastsynth.images import encode_png, image_size, read_image
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.layouts.severity import with_severity
 from fastsynth.locks import InUseError
@@ -43,6 +44,8 @@ T = TypeVar("T")
 UNIT = 8
 """Samples that are computed together, always: ids 0 … 7, 8 … 15, … Kernels round differently in another batch, so
 what is missing of a unit is made by computing the whole unit again."""
+UNIT_PIXELS = 2**27
+"""Pixels of all pictures of a unit: of very large ones fewer are computed together, or they would not fit in memory."""
 GENERATION = "generation.json"
 
 
@@ -172,7 +175,7 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
             # the gate looks at the change anyway; without it only networks that may ignore a layout are worth it
             with_truth=settings.enabled or isinstance(run.config.renderer, CRNConfig | Pix2PixHDConfig),
         )
-        units = [unit for number, unit in enumerate(_units(count)) if shard is None or shard.owns(number)]
+        units = [unit for number, unit in enumerate(_units(run, count)) if shard is None or shard.owns(number)]
         missing = filling.missing(units, count=count)
         with gentle_stop() as stop:
             for unit in tqdm(missing, desc="generate", unit="unit", disable=not missing):
@@ -188,7 +191,7 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
 
 def replay(run: Run, sample_id: int, *, attempt: int = 0) -> Sample:
     """Make a drawing of a sample again, from the run alone."""
-    unit = [sample_id] if attempt else next(unit for unit in _units(sample_id + 1) if sample_id in unit)
+    unit = [sample_id] if attempt else next(unit for unit in _units(run, sample_id + 1) if sample_id in unit)
     return _render(run, load_renderer(run), unit, attempt)[unit.index(sample_id)]
 
 
@@ -233,9 +236,17 @@ def _render(run: Run, renderer: Renderer, unit: Sequence[int], attempt: int = 0)
     return [with_severity(sample) for sample in drawn]
 
 
-def _units(count: int) -> list[list[int]]:
-    """Ids in units of `UNIT`; the last one is whole too, so that a larger count later starts from the same bytes."""
-    return [list(range(start, start + UNIT)) for start in range(0, count, UNIT)]
+def _units(run: Run, count: int) -> list[list[int]]:
+    """Ids in units; the last one is whole too, so that a larger count later starts from the same bytes."""
+    size = unit_size(run)
+    return [list(range(start, start + size)) for start in range(0, count, size)]
+
+
+def unit_size(run: Run) -> int:
+    """`UNIT`, or fewer for large pictures; the first training normal of each category stands for the others."""
+    firsts = {record.category: record.image for record in reversed(run.training_normals)}
+    pixels = max(prod(image_size(run.path(image))) for image in firsts.values())
+    return min(UNIT, max(1, UNIT_PIXELS // pixels))
 
 
 def _identity(run: Run) -> Identity:

@@ -11,7 +11,8 @@ from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.quality import gate_measures
-from fastsynth.quality.gate import FINGERPRINT, MAX_BITS, REASONS, Case, Duplicates, Gate, fingerprint
+from fastsynth.quality.fingerprints import max_bits
+from fastsynth.quality.gate import FINGERPRINT, REASONS, Case, Duplicates, Gate, fingerprint
 from fastsynth.quality.gate_config import GateConfig
 from generators.reference import ReferenceRenderer, copy_paste
 
@@ -63,7 +64,7 @@ def gate(real) -> Gate:
 
 
 def nothing_stored() -> Duplicates:
-    return Duplicates(lambda sample_id: pytest.fail(f"sample {sample_id} is not stored"))
+    return Duplicates(lambda sample_id: pytest.fail(f"sample {sample_id} is not stored"), max_similarity=0.9)
 
 
 def shifted_mask(good: list[Case], k: int) -> Case:
@@ -125,7 +126,7 @@ def off_object(good: list[Case], k: int) -> Case:
 
 def test_at_least_95_percent_of_200_bad_samples_are_refused_and_at_most_5_percent_of_good_ones(gate, good, real):
     kept = {}
-    stored = Duplicates(lambda sample_id: (kept[sample_id].image, kept[sample_id].foreground))
+    stored = Duplicates(lambda sample_id: (kept[sample_id].image, kept[sample_id].foreground), max_similarity=0.9)
     refused_good = []
     for number, case in enumerate(good):
         verdict = gate.judge(case, sample_id=number, stored=stored)
@@ -183,7 +184,7 @@ def test_renderers_that_copy_by_design_are_exempt_from_the_rule_on_copies(gate, 
 
 def test_only_samples_with_lower_ids_make_a_duplicate(gate, good):
     case = next(one for one in good if one.foreground.sum() >= LARGE)
-    stored = Duplicates(lambda _: (case.image, case.foreground))
+    stored = Duplicates(lambda _: (case.image, case.foreground), max_similarity=0.9)
     mark = gate.judge(case, sample_id=0, stored=stored).measures[FINGERPRINT]
     stored.add(5, int(mark, 16))
     assert REASONS["duplicates"] not in gate.judge(case, sample_id=5, stored=stored).reasons
@@ -202,7 +203,8 @@ def test_fingerprints_differ_by_the_angle_between_the_details():
             distances.append((gate_measures.fingerprint(one) ^ gate_measures.fingerprint(mixed)).bit_count())
         wanted = gate_measures.BITS * np.arccos(correlation) / np.pi
         assert np.mean(distances) == pytest.approx(wanted, abs=4)
-        assert correlation < 0.8 or max(distances) <= MAX_BITS
+        assert np.mean(np.array(distances) <= max_bits(correlation)) >= 0.9
+        assert correlation < 0.95 or max(distances) <= max_bits(0.9)
 
 
 def test_of_five_thousand_stored_samples_only_alike_ones_are_read(good):
@@ -213,7 +215,7 @@ def test_of_five_thousand_stored_samples_only_alike_ones_are_read(good):
         asked.append(sample_id)
         return case.image, case.foreground
 
-    stored = Duplicates(read)
+    stored = Duplicates(read, max_similarity=0.9)
     mark = int(fingerprint(case.image, case.foreground), 16)
     for number in range(5000):
         stored.add(number, mark if number in (17, 4000, 4999) else int.from_bytes(rng.bytes(32), "big"))
@@ -226,7 +228,7 @@ def test_of_five_thousand_stored_samples_only_alike_ones_are_read(good):
 def test_a_sample_that_breaks_another_rule_is_not_asked_whether_it_is_a_duplicate(gate, good):
     """So that shards, which cannot ask it, write the same lines."""
     broken = shifted_mask(good, 0)
-    stored = Duplicates(lambda _: (broken.image, broken.foreground))
+    stored = Duplicates(lambda _: (broken.image, broken.foreground), max_similarity=0.9)
     stored.add(0, int(fingerprint(broken.image, broken.foreground), 16))
     alone = gate.judge(broken, sample_id=1, stored=None)
     assert alone.reasons

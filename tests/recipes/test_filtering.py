@@ -34,6 +34,7 @@ from fastsynth.files import atomic_write, sha256_file
 from fastsynth.images import read_image
 from fastsynth.quality.audit import audit
 from fastsynth.quality.gate import REASONS, Gate
+from fastsynth.quality.gate_config import GateConfig
 from fastsynth.recipes.filtering import Filling, filter_store
 from fastsynth.recipes.rejects import Rejects
 from fastsynth.report.summary import funnel
@@ -153,7 +154,8 @@ def test_ids_that_were_given_up_are_told(tmp_path, data_root):
 
 
 def test_a_store_that_stays_empty_is_a_failed_check(tmp_path, data_root):
-    never = {"visible": {"min_contrast": 1e6, "min_share": 1.0}}
+    never = GateConfig.model_validate({"visible": {"min_contrast": 1e6, "min_share": 1.0}}).rules()
+    never = {"visible": never["visible"]}
     with Store.open(tmp_path / "store", identity=IDENTITY) as store:
         hashes = {SOURCE: sha256_file(data_root / SOURCE)}
         gate = Gate([], rules=never)

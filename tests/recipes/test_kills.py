@@ -3,6 +3,7 @@
 import shutil
 import signal
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,20 +12,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Killer:
-    """Runs a command again and again and kills it at random moments, evenly over the time that it takes."""
+    """Runs a command again and again and kills it at random moments, evenly over the time that it takes.
 
-    def __init__(self, cli, *arguments: object) -> None:
-        self.cli, self.arguments = cli, arguments
+    finished: called when the command came to its end before the kill; checks what it made and may clear it away.
+    """
+
+    def __init__(self, cli, *arguments: object, within: float, finished: Callable[[], None]) -> None:
+        self.cli, self.arguments, self.within, self.finished = cli, arguments, within, finished
         self.rng = np.random.default_rng(0)
-        self.killed = 0
 
-    def kill(self, times: int, *, within: float) -> None:
-        """within: seconds that the whole command takes."""
-        for _ in range(times):
-            end = time.monotonic() + self.rng.uniform(0, within)
+    def kill(self, times: int) -> None:
+        """Until so many have really been killed; what one leaves behind, the next one goes on with."""
+        killed = 0
+        while killed < times:
+            end = time.monotonic() + self.rng.uniform(0, self.within)
             answer = self.cli.stop_when(lambda end=end: time.monotonic() > end, *self.arguments, by=signal.SIGKILL)
             assert answer.code in (0, -signal.SIGKILL), answer.err
-            self.killed += answer.code != 0
+            if answer.code == 0:
+                self.finished()
+            else:
+                killed += 1
 
 
 def seconds(command) -> float:
@@ -45,14 +52,15 @@ def test_generate_under_twenty_kills(gate, cli, write_config, shared_tree, tmp_p
         (tmp_path / name).mkdir()
         configs[name] = write_config(tmp_path / name, shared_tree)
     took = seconds(lambda: cli("generate", configs["whole"], *options))
-    killer = Killer(cli, "generate", configs["killed"], *options)
     store = tmp_path / "killed" / "run" / "synthetic"
-    for _ in range(4):
-        killer.kill(5, within=took)
-        assert cli("generate", configs["killed"], *options).code == 0
+
+    def start_over() -> None:
         assert contents(store) == contents(tmp_path / "whole" / "run" / "synthetic")
         shutil.rmtree(store)
-    assert killer.killed >= 15
+
+    Killer(cli, "generate", configs["killed"], *options, within=took, finished=start_over).kill(20)
+    assert cli("generate", configs["killed"], *options).code == 0
+    start_over()
 
 
 def test_shards_under_kills(cli, write_config, shared_tree, tmp_path, contents):
@@ -62,15 +70,12 @@ def test_shards_under_kills(cli, write_config, shared_tree, tmp_path, contents):
         (tmp_path / name).mkdir()
         configs[name] = write_config(tmp_path / name, shared_tree)
     took = seconds(lambda: cli("generate", configs["whole"], *options))
-    killed = 0
-    for part in ("1/3", "3/3", "2/3"):
-        killer = Killer(cli, "generate", configs["killed"], *options, "--shard", part)
-        killer.kill(5, within=took)
-        assert cli("generate", configs["killed"], *options, "--shard", part).code == 0
-        killed += killer.killed
     stores = [tmp_path / name / "run" / "synthetic" for name in configs]
+    for part in ("1/3", "3/3", "2/3"):
+        arguments = ("generate", configs["killed"], *options, "--shard", part)
+        Killer(cli, *arguments, within=took, finished=lambda: None).kill(5)
+        assert cli(*arguments).code == 0
     assert contents(stores[1]) == contents(stores[0])
-    assert killed >= 5
 
 
 def test_train_under_kills(cli, write_config, shared_tree, tmp_path, contents):
@@ -80,15 +85,19 @@ def test_train_under_kills(cli, write_config, shared_tree, tmp_path, contents):
         (tmp_path / name).mkdir()
         configs[name] = write_config(tmp_path / name, shared_tree)
     took = seconds(lambda: cli("train", configs["whole"], *options))
-    killer = Killer(cli, "train", configs["killed"], *options)
-    killer.kill(14, within=took)
+
+    def weights(name: str) -> dict[str, bytes]:
+        files = contents(tmp_path / name / "run" / "model")
+        return {file: data for file, data in files.items() if file.endswith(".safetensors")}
+
+    def start_over() -> None:
+        assert weights("killed") == weights("whole")
+        shutil.rmtree(tmp_path / "killed" / "run")
+
+    assert weights("whole")
+    Killer(cli, "train", configs["killed"], *options, within=took, finished=start_over).kill(14)
     assert cli("train", configs["killed"], *options).code == 0
-    weights = [
-        {n: d for n, d in contents(tmp_path / name / "run" / "model").items() if n.endswith(".safetensors")}
-        for name in configs
-    ]
-    assert weights[0] == weights[1]
-    assert killer.killed >= 8
+    start_over()
 
 
 def test_segment_under_kills(cli, write_config, shared_tree, tmp_path):
@@ -98,13 +107,16 @@ def test_segment_under_kills(cli, write_config, shared_tree, tmp_path):
         (tmp_path / name).mkdir()
         commands[name] = ["segment", "train", write_config(tmp_path / name, shared_tree), *options]
     took = seconds(lambda: cli(*commands["whole"]))
-    killer = Killer(cli, *commands["killed"])
-    killer.kill(14, within=took)
+
+    def start_over() -> None:
+        for file in ("segmenter/model.safetensors", "scores.npz"):
+            one, other = (tmp_path / name / "run/segment/real/seed-0" / file for name in commands)
+            assert one.read_bytes() == other.read_bytes()
+        shutil.rmtree(tmp_path / "killed" / "run")
+
+    Killer(cli, *commands["killed"], within=took, finished=start_over).kill(14)
     assert cli(*commands["killed"]).code == 0
-    for file in ("segmenter/model.safetensors", "scores.npz"):
-        one, other = (tmp_path / name / "run/segment/real/seed-0" / file for name in commands)
-        assert one.read_bytes() == other.read_bytes()
-    assert killer.killed >= 8
+    start_over()
 
 
 @pytest.mark.parametrize("kind", ["coco", "webdataset", "mvtec"])
@@ -117,13 +129,16 @@ def test_export_under_kills(kind, cli, write_config, shared_tree, tmp_path, cont
         return ["data", "export", store, "--format", kind, "--data", shared_tree, "--output", tmp_path / name]
 
     took = seconds(lambda: cli(*arguments("whole")))
-    killer = Killer(cli, *arguments("killed"))
+
+    def start_over() -> None:
+        assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+        shutil.rmtree(tmp_path / "killed")
+
+    killer = Killer(cli, *arguments("killed"), within=took, finished=start_over)
     for _ in range(8):
-        killer.kill(1, within=took)
-        if (tmp_path / "killed").exists():  # it was finished before the kill
-            assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-            shutil.rmtree(tmp_path / "killed")
+        killer.kill(1)
+        if (tmp_path / "killed").exists():  # killed after the last rename
+            start_over()
     assert cli(*arguments("killed")).code == 0
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    start_over()
     assert not list(tmp_path.glob(".tmp-*"))
-    assert killer.killed >= 4

@@ -1,0 +1,86 @@
+"""What the gate measures means the same in dim and bright light, and follows what can be seen."""
+
+import numpy as np
+import pytest
+
+from fastsynth.quality import gate_measures as measures
+from fastsynth.quality.gate import REASONS, Case, Gate
+from fastsynth.quality.gate_config import GateConfig
+
+SHAPE = (96, 96)
+
+
+def ground(level: float, *, grain: float = 0.02) -> np.ndarray:
+    """(96, 96, 1) uint8: a grey of the given level, with grain in proportion to it."""
+    noise = np.random.default_rng(0).normal(0, grain, (*SHAPE, 1))
+    return np.clip(np.rint(level * (1 + noise)), 0, 255).astype(np.uint8)
+
+
+def box(top: int, left: int, height: int, width: int) -> np.ndarray:
+    found = np.zeros(SHAPE, bool)
+    found[top : top + height, left : left + width] = True
+    return found
+
+
+def darkened(source: np.ndarray, where: np.ndarray, by: float) -> np.ndarray:
+    return np.where(where[..., None], np.rint(source * (1 - by)), source).astype(np.uint8)
+
+
+def visible(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> bool:
+    gate = Gate([], rules={"visible": GateConfig().rules()["visible"]})
+    verdict = gate.judge(Case(source, image, foreground, "tile", "crack", "by_hand"), sample_id=0, stored=None)
+    return REASONS["visible"] not in verdict.reasons
+
+
+@pytest.mark.parametrize("by", [0.2, 0.5])
+def test_a_step_at_the_border_is_the_same_in_dim_and_in_bright_light(by):
+    mask = box(30, 30, 20, 40)
+    steps = [measures.border_step(darkened(ground(level), mask, by), mask) for level in (60, 220)]
+    assert steps == pytest.approx([by, by], abs=0.02)
+
+
+def test_a_step_is_the_same_up_and_down():
+    mask = box(30, 30, 20, 40)
+    plain = np.full((*SHAPE, 1), 100, np.uint8)
+    assert measures.border_step(darkened(plain, mask, 0.4), mask) == pytest.approx(0.4, abs=0.01)
+    assert measures.border_step(darkened(plain, ~mask, 0.4), mask) == pytest.approx(0.4, abs=0.01)
+
+
+def test_a_crack_with_one_dark_end_is_in_the_right_place_and_a_mask_with_only_an_end_filled_is_not():
+    source, mask, end = ground(150), box(20, 40, 50, 4), box(20, 40, 12, 4)
+    crack = darkened(darkened(source, mask, 0.2), end, 0.7)
+    only_end = darkened(source, end, 0.7)
+    limit = GateConfig().alignment.max_offset
+    offsets = [measures.offset(measures.change(source, image, mask), min_contrast=3.0) for image in (crack, only_end)]
+    assert offsets[0] < 0.2 < limit < offsets[1]
+
+
+def test_a_shade_that_fades_before_the_border_cannot_be_seen_and_one_with_an_edge_can():
+    """The same few levels in the middle of the mask, with and without a step along its border."""
+    source, mask = ground(120), box(20, 20, 56, 56)
+    rows, columns = np.mgrid[:96, :96] - 47.5
+    fading = 0.045 * np.exp(-(rows**2 + columns**2) / (2 * 14.0**2))
+    faded = np.where(mask[..., None], np.rint(source * (1 - fading[..., None])), source).astype(np.uint8)
+    outlined = darkened(faded, mask & ~box(23, 23, 50, 50), 0.07)
+    assert not visible(source, faded, mask)
+    assert visible(source, outlined, mask)
+
+
+def test_a_small_dark_spot_amid_a_wide_mask_is_seen_without_any_edge():
+    source, mask = ground(120), box(20, 20, 40, 40)
+    assert visible(source, darkened(source, box(32, 32, 14, 14), 0.6), mask)
+    assert not visible(source, darkened(source, box(38, 38, 3, 3), 0.6), mask)
+
+
+def test_coarse_ground_is_not_asked_for_an_edge():
+    """Its own steps hide any edge; what replaces a fifth of the mask there is seen by its structure."""
+    rng = np.random.default_rng(1)
+    coarse = np.kron(rng.integers(60, 200, (24, 24)), np.ones((4, 4)))[..., None].astype(np.uint8)
+    mask = box(20, 20, 48, 48)
+    assert measures.border_step(coarse, mask) > GateConfig().visible.calm_step
+    image = np.where(box(32, 32, 26, 26)[..., None], 190, coarse).astype(np.uint8)
+    change = measures.change(coarse, image, mask)
+    share = measures.visible_share(change, min_contrast=3.0)
+    assert GateConfig().visible.min_share <= share < GateConfig().visible.sure_share
+    assert measures.visible_share(change, min_contrast=GateConfig().visible.sure_contrast) == 0
+    assert visible(coarse, image, mask)
