@@ -110,6 +110,7 @@ def write_config(tiny_autoencoder) -> Callable[[Path, Path], Path]:
                 "crop_size": 32,
                 "base": {
                     "autoencoder": str(tiny_autoencoder),
+                    "pretrained": None,
                     "fresh": {"block_out_channels": [16, 16], "token_width": 16, "layers_per_block": 1},
                 },
                 "training": {

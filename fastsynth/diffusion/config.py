@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from fastsynth.config import Config
 from fastsynth.diffusion.pretrained.config import PretrainedBaseConfig
@@ -26,11 +26,19 @@ class BaseConfig(Config):
 
     autoencoder: Path | None = None
     """Folder of a saved autoencoder; null takes the one that ships with the package."""
-    pretrained: Literal["bundled"] | Path | None = None
+    pretrained: Literal["bundled"] | Path | None = "bundled"
     """What the training on the user's data starts from: the base that ships with the package, the folder of another
     one, or null, fresh weights."""
     fresh: UNetConfig = UNetConfig()
-    """The UNet where nothing is pretrained."""
+    """The UNet where `pretrained` is null."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "BaseConfig":
+        if self.pretrained is not None and self.fresh != UNetConfig():
+            raise ValueError(
+                f"fresh shapes a UNet with fresh weights, but pretrained is {self.pretrained}; set pretrained to null"
+            )
+        return self
 
 
 class FASTTrainingConfig(Config):

@@ -39,7 +39,7 @@ class BasePretrainConfig(Config):
     output: Path
     """Folder for the encoded views, checkpoints and the finished model."""
     seed: int = 0
-    base: BaseConfig = BaseConfig()
+    base: BaseConfig = BaseConfig(pretrained=None)
     crop_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
     training: FASTTrainingConfig = FASTTrainingConfig()
     """`defect_crops` and `normal_crops` are views of generated defects and of sound surfaces."""

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from fastsynth.diffusion.base import load_autoencoder
 from fastsynth.diffusion.building import new_pipeline
-from fastsynth.diffusion.bundle import CONTENTS, adapted_tokens, load_base, save_base
+from fastsynth.diffusion.bundle import BUNDLED_BASE, CONTENTS, adapted_tokens, load_base, save_base
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
-from fastsynth.diffusion.config import UNetConfig
+from fastsynth.diffusion.config import BaseConfig, UNetConfig
+from fastsynth.diffusion.pretrain_base import CATEGORY
 
 
 @pytest.fixture
@@ -87,3 +89,19 @@ def test_a_pipeline_from_a_base_draws_what_the_base_draws_for_the_same_tokens(bu
     step, rows = torch.tensor(500), torch.tensor([0])
     drawn = [p.unet(x, step, p.tokens(rows)).sample for p in (pipeline, original)]
     torch.testing.assert_close(*drawn, atol=5e-3, rtol=1e-2)
+
+
+def test_the_shipped_base_is_small_whole_and_made_for_the_shipped_autoencoder():
+    base = load_base(BUNDLED_BASE, autoencoder=load_autoencoder(None))
+    assert sum(p.numel() for p in base.unet.parameters()) <= 20e6
+    weights = BUNDLED_BASE.parent
+    assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) <= 50e6
+    assert {category for category, _ in base.tokens.entries} == {CATEGORY}
+    assert (BUNDLED_BASE / "README.md").is_file()
+
+
+def test_the_shape_of_a_fresh_unet_is_no_setting_of_a_pretrained_one():
+    with pytest.raises(ValueError, match="set pretrained to null"):
+        BaseConfig(fresh=UNetConfig(token_width=32))
+    assert BaseConfig(pretrained=None, fresh=UNetConfig(token_width=32)).fresh.token_width == 32
+    assert BaseConfig().pretrained == "bundled"

@@ -14,7 +14,10 @@ from fastsynth.files import sha256_folder
 
 TINY = """
 crop_size: 32
-base: {autoencoder: AUTOENCODER, fresh: {block_out_channels: [16, 16], token_width: 16, layers_per_block: 1}}
+base:
+  autoencoder: AUTOENCODER
+  pretrained: null
+  fresh: {block_out_channels: [16, 16], token_width: 16, layers_per_block: 1}
 training: {max_train_steps: 4, batch_size: 4, defect_crops: 9, normal_crops: 4, save_every: 2}
 """
 
