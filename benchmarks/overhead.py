@@ -37,7 +37,7 @@ GATE = {
     "enabled": True,
     "mask": {"min_area": 1},
     "object": {"min_inside": 0.0},
-    "visible": {"min_share": 0.0},
+    "visible": {"min_share": 0.0, "sure_share": 0.0},
     "alignment": {"max_outside": 1e9, "max_offset": 1e9},
     "seam": {"min_step": 1.0},
     "copies": {"max_similarity": 1.0},

@@ -17,6 +17,7 @@ N pictures of one category. No torch.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,8 @@ from fastsynth.images import read_image
 
 SIDE = 48
 """Side of a thumbnail in pixels, whatever the picture's aspect."""
+ROWS = 256
+"""Of a picture that become floats at a time."""
 HASH_SIDE = 8
 HASH_DISTANCE = 14
 """Bits that may differ of 64. On 1,973 pairs of same tiles 99 % differ in at most 14, of unrelated tiles 1 in 500."""
@@ -79,7 +82,7 @@ def clusters(dataset: DataSet, hashes: Mapping[str, str], *, near_duplicates: bo
 def _near_links(root: Path, records: Sequence[Record]) -> list[tuple[int, int]]:
     """Index pairs of near-duplicates, category by category. Only the thumbnails are held."""
     links = []
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
         for category in sorted({record.category for record in records}):
             where = [i for i, record in enumerate(records) if record.category == category]
             read = threads.map(lambda i: detail_thumbnail(read_image(root / records[i].image)), where)
@@ -89,7 +92,10 @@ def _near_links(root: Path, records: Sequence[Record]) -> list[tuple[int, int]]:
 
 def detail_thumbnail(image: np.ndarray) -> np.ndarray:
     """(48, 48) float32 of norm 1 from an image (H, W, 1 or 3), 8 or 16 bit; all zero when there is no detail."""
-    colour = cv2.resize(image.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    # rows some at a time: as floats a large picture would not fit into memory beside the others
+    parts = (image[start : start + ROWS].astype(np.float32) for start in range(0, len(image), ROWS))
+    narrow = [cv2.resize(part, (SIDE, len(part)), interpolation=cv2.INTER_AREA) for part in parts]
+    colour = cv2.resize(np.concatenate(narrow), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     small = colour.reshape(SIDE, SIDE, -1).mean(axis=2)
     high = small - cv2.GaussianBlur(small, (0, 0), 2.0)
     spread = float(high.std())

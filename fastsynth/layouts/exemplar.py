@@ -53,8 +53,13 @@ class ExemplarBank:
         """
         exemplar, warp = self._choose(instance, category, seed)
         map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
-        _mirror_into(exemplar.foreground, map_x, map_y, inside)
-        pixels = ValueRange.of(exemplar.image).to_float(exemplar.image)
+        # of a large picture only the part that is looked at becomes floats
+        x0, y0, width, height = cv2.boundingRect(exemplar.foreground.view(np.uint8))
+        columns = _looked_at(map_x, exemplar.foreground.shape[1], x0, x0 + width)
+        rows = _looked_at(map_y, exemplar.foreground.shape[0], y0, y0 + height)
+        map_x, map_y = map_x - columns.start, map_y - rows.start
+        _mirror_into(exemplar.foreground[rows, columns], map_x, map_y, inside)
+        pixels = ValueRange.of(exemplar.image).to_float(exemplar.image[rows, columns])
         # cubic: linear interpolation flattens hair-thin lines more
         defect = cv2.remap(pixels, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         return defect.reshape(*inside.shape, -1)
@@ -69,6 +74,14 @@ class ExemplarBank:
         choices = self.by_pair[pair]
         exemplar = choices[np.random.default_rng(seed).integers(len(choices))]
         return exemplar, moment_warp(instance.mask, exemplar)
+
+
+def _looked_at(places: np.ndarray, size: int, first: int, last: int) -> slice:
+    """The part of an axis of length `size` that holds first … last and all pixels near `places`, mirrored ones too."""
+    low, high = min(int(np.floor(places.min())) - 2, first), max(int(np.ceil(places.max())) + 3, last)
+    # what lies beyond the border is mirrored: it comes from as far inside
+    low, high = min(low, 2 * size - high - 2), max(high, 2 - low)
+    return slice(max(low, 0), min(high, size))
 
 
 def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:

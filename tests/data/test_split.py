@@ -296,3 +296,10 @@ def test_tiles_at_several_exposures_are_found_and_unrelated_tiles_are_not():
     numbers = [int(re.search(r"num_(\d+)", record.image).group(1)) for record in records]
     far = [(i, j) for i, j in found if groups[i] != groups[j] and abs(numbers[i] - numbers[j]) > 20_000]
     assert len(far) / len(found) < 0.01
+
+
+def test_a_thumbnail_does_not_depend_on_the_picture_being_read_in_parts():
+    """Each pixel repeated: as many rows as need several parts, and the same mean over every area."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8)
+    large = image.repeat(15, axis=0).repeat(2, axis=1)
+    np.testing.assert_allclose(detail_thumbnail(large), detail_thumbnail(image), atol=1e-5)

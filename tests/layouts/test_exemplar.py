@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut
-from fastsynth.layouts.exemplar import Exemplar, ExemplarBank, instance_mask, moment_warp
+from fastsynth.layouts.exemplar import Exemplar, ExemplarBank, _looked_at, instance_mask, moment_warp
 from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
 from fastsynth.types import Instance, Warp
 
@@ -207,3 +207,16 @@ class TestChoice:
             paste_into(background, instance, ExemplarBank([defect()]))
         with pytest.raises(ValueError, match="there are: none"):
             paste_into(background, instance, ExemplarBank([]))
+
+
+@pytest.mark.parametrize("start", [-40.0, -3.5, 0.0, 31.2, 80.0, 130.7])
+def test_the_part_that_is_looked_at_gives_the_same_pixels_as_the_whole(start):
+    """Also where the places lie beyond the border, on either side."""
+    line = np.random.default_rng(0).uniform(-1, 1, (1, 120)).astype(np.float32)
+    places = np.linspace(start, start + 25, 50, dtype=np.float32)[None]
+    part = _looked_at(places, 120, 60, 64)
+    zeros = np.zeros_like(places)
+    remap = {"interpolation": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REFLECT_101}
+    whole = cv2.remap(line, places, zeros, **remap)
+    looked_at = cv2.remap(np.ascontiguousarray(line[:, part]), places - part.start, zeros, **remap)
+    np.testing.assert_array_equal(looked_at, whole)
