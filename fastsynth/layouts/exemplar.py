@@ -60,8 +60,9 @@ class ExemplarBank:
         map_x, map_y = map_x - columns.start, map_y - rows.start
         _mirror_into(exemplar.foreground[rows, columns], map_x, map_y, inside)
         pixels = ValueRange.of(exemplar.image).to_float(exemplar.image[rows, columns])
-        # cubic: linear interpolation flattens hair-thin lines more
-        defect = cv2.remap(pixels, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+        # linear interpolation flattens hair-thin lines more, but OpenCV's cubic never returns from one row or column
+        method = cv2.INTER_CUBIC if min(pixels.shape[:2]) > 1 else cv2.INTER_LINEAR
+        defect = cv2.remap(pixels, map_x, map_y, method, borderMode=cv2.BORDER_REFLECT_101)
         return defect.reshape(*inside.shape, -1)
 
     def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:

@@ -212,7 +212,7 @@ class TestChoice:
 @pytest.mark.parametrize("start", [-40.0, -3.5, 0.0, 31.2, 80.0, 130.7])
 def test_the_part_that_is_looked_at_gives_the_same_pixels_as_the_whole(start):
     """Also where the places lie beyond the border, on either side."""
-    line = np.random.default_rng(0).uniform(-1, 1, (1, 120)).astype(np.float32)
+    line = np.random.default_rng(0).uniform(-1, 1, (4, 120)).astype(np.float32)
     places = np.linspace(start, start + 25, 50, dtype=np.float32)[None]
     part = _looked_at(places, 120, 60, 64)
     zeros = np.zeros_like(places)
@@ -220,3 +220,13 @@ def test_the_part_that_is_looked_at_gives_the_same_pixels_as_the_whole(start):
     whole = cv2.remap(line, places, zeros, **remap)
     looked_at = cv2.remap(np.ascontiguousarray(line[:, part]), places - part.start, zeros, **remap)
     np.testing.assert_array_equal(looked_at, whole)
+
+
+def test_a_picture_one_pixel_high_is_an_exemplar_like_any_other():
+    exemplar = Exemplar(np.full((1, 40, 1), 90, np.uint8), np.ones((1, 40), bool), "tile", "dent", source="m.png")
+    instance = Instance(id=1, defect="dent", mask=np.ones((3, 9), bool), left=10, top=10)
+    background = np.full((48, 48, 1), 128, np.uint8)
+    crop = crop_around(instance.bbox, image_size=(48, 48))
+    inside = instance_mask(instance, crop, (48, 48))
+    warped = ExemplarBank([exemplar]).warped(instance, crop, inside, category="tile", seed=0)
+    np.testing.assert_allclose(warped[inside], 90 / 127.5 - 1, atol=1e-5)
