@@ -139,7 +139,7 @@ def test_a_run_with_a_model_refuses_other_training_settings_and_allows_other_sam
     for key, value in {
         "seed": 1,
         "renderer.crop_size": 64,
-        "renderer.base.fresh.token_width": 16,
+        "renderer.training.batch_size": 7,
         "renderer.training.learning_rate": 0.1,
     }.items():
         with pytest.raises(ValueError, match=rf"is trained with {key} .*, this configuration has {value}; choose"):
