@@ -91,7 +91,7 @@ def open_run(folder: Path, count: int, overrides: list[str]) -> Run:
     assert isinstance(config.renderer, FASTConfig)
     make_demo_data(config)
     run = Run(config)
-    pipeline = fast._new_pipeline(run, config.renderer, run.exemplars("train"))
+    pipeline = fast._new_pipeline(run, config.renderer)
     pipeline.save_pretrained(run.model_folder)
     write_json(run.model_folder / TRAINED_FROM, run.training_settings())
     write_json(run.model_folder / fast.TRAINED, {"steps": 0})

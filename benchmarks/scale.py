@@ -145,6 +145,7 @@ def main(count: int, side: int, processes: int) -> None:
         rows = {}
         for name, each in work.items():
             rows[name] = measured(each)
+            shutil.rmtree(root / name.replace("export", "as"), ignore_errors=True)
             seconds, processor, peak = (rows[name][key] for key in ("seconds", "processor_seconds", "peak_memory_mb"))
             print(
                 f"{name:20} {seconds:9.2f} s, {processor:9.2f} s of processor, {count / processor:8.0f} per s of it, "
@@ -156,7 +157,7 @@ def main(count: int, side: int, processes: int) -> None:
             f"audit / decode: {ratios['seconds']:.2f} by the clock, {ratios['processor_seconds']:.2f} of the processor"
         )
         values = {"samples": count, "side": side, "processes": processes, "rows": rows, "audit_over_decode": ratios}
-        print(record("scale", values))
+        print(record(f"scale_{side}", values))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
