@@ -225,7 +225,6 @@ def test_the_part_that_is_looked_at_gives_the_same_pixels_as_the_whole(start):
 def test_a_picture_one_pixel_high_is_an_exemplar_like_any_other():
     exemplar = Exemplar(np.full((1, 40, 1), 90, np.uint8), np.ones((1, 40), bool), "tile", "dent", source="m.png")
     instance = Instance(id=1, defect="dent", mask=np.ones((3, 9), bool), left=10, top=10)
-    background = np.full((48, 48, 1), 128, np.uint8)
     crop = crop_around(instance.bbox, image_size=(48, 48))
     inside = instance_mask(instance, crop, (48, 48))
     warped = ExemplarBank([exemplar]).warped(instance, crop, inside, category="tile", seed=0)
