@@ -1,6 +1,7 @@
 """Band by band a convolution gives what it gives at once, alone and inside the renderers."""
 
 import itertools
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -53,25 +54,44 @@ def test_bands_of_a_transposed_convolution_are_the_convolution(small_bands, heig
 
 @pytest.mark.parametrize("upsampling", ["transposed", "resize"])
 @pytest.mark.parametrize("norm", ["instance", "class_adaptive"])
-@torch.no_grad()
 def test_a_local_enhancer_draws_the_same_in_bands(monkeypatch, upsampling, norm):
     model = made(
         Pix2PixHDGenerator, 4, edges=False, width=8, num_downsamples=2, num_blocks=1, num_enhancers=1, norm=norm,
         upsampling=upsampling,
     )  # fmt: skip
-    _draws_the_same(model, monkeypatch)
+    drawing = drawn(model, monkeypatch)
+    assert drawing.banded > 0
+    torch.testing.assert_close(drawing.in_bands, drawing.whole, atol=1e-5, rtol=0)
+
+
+def test_crn_draws_the_same_in_bands(monkeypatch):
+    drawing = drawn(made(CRN, 4, widths=(16, 12, 8, 8), norm="joint"), monkeypatch)
+    assert drawing.banded > 0
+    torch.testing.assert_close(drawing.in_bands, drawing.whole, atol=1e-5, rtol=0)
+
+
+class Drawing(NamedTuple):
+    """The same layout drawn at once and in bands; banded: how many maps were put together from bands."""
+
+    whole: torch.Tensor
+    in_bands: torch.Tensor
+    banded: int
 
 
 @torch.no_grad()
-def test_crn_draws_the_same_in_bands(monkeypatch):
-    _draws_the_same(made(CRN, 4, widths=(16, 12, 8, 8), norm="joint"), monkeypatch)
-
-
-def _draws_the_same(model: nn.Module, monkeypatch) -> None:
+def drawn(model: nn.Module, monkeypatch) -> Drawing:
     layout = one_hot(torch.arange(4).repeat_interleave(24)[None, :, None].expand(1, 96, 64), num_classes=4)
+    joined, heights = bands.joined, []
+
+    def counted(parts, height):
+        heights.append(height)
+        return joined(parts, height)
+
+    monkeypatch.setattr(bands, "joined", counted)
     whole = model(layout)
+    assert not heights
     monkeypatch.setattr(bands, "LARGEST", 1024)
-    torch.testing.assert_close(model(layout), whole, atol=1e-5, rtol=0)
+    return Drawing(whole, model(layout), len(heights))
 
 
 def test_with_gradients_nothing_is_cut(small_bands):
