@@ -112,7 +112,7 @@ def spread(values: Sequence[float], *, digits: int = 1) -> str:
 def main() -> None:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         result = json.loads(path.read_text())
-        if "rows" in result:
+        if "verdict" in result:
             target = ROOT / "docs" / f"{path.stem}.md"
             remarks = path.with_suffix(".md")
             target.write_text(page(path.stem, result, remarks.read_text() if remarks.is_file() else ""))
