@@ -68,14 +68,15 @@ class FASTPipeline(DiffusionPipeline):
         latents: Tensor = self.vae.encode(pictures).latents
         return latents
 
-    def encode_background(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
-        """Latents of what is around the masks, from pictures in which the masks are `hidden`."""
-        return self.encode(hidden(pictures, mask_image))
+    def background_picture(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
+        """What the encoder sees of the backgrounds: pictures in which the masks are `hidden`."""
+        return hidden(pictures, mask_image)
 
     def training_latents(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
         """What the denoiser learns from: the picture's latents inside the mask, its background's around it."""
         mask = self.latent_mask(mask_image)
-        return mask * self.encode(pictures) + (1 - mask) * self.encode_background(pictures, mask_image)
+        background = self.encode(self.background_picture(pictures, mask_image))
+        return mask * self.encode(pictures) + (1 - mask) * background
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, H, W) in [-1, 1]."""
@@ -128,8 +129,7 @@ class FASTPipeline(DiffusionPipeline):
                 sample after every step but the last, "off" leaves it out.
             background_mode: what happens around the mask. "x0_blend" puts the background's latents into every x̂_0;
                 "paste_all" (the paper) pastes them, noised anew, into every sample; "paste_250_750" (the authors'
-                code) only in the middle half of the diffusion time: then the surroundings are drawn anew too, and
-                what is shown outside the mask is not the image.
+                code) only in the middle half of the diffusion time: before and after it the surroundings change too.
             generator: one for all, or one per image (then an image does not depend on its batch).
             output_type: "pil", "np" or "pt".
 
@@ -158,10 +158,14 @@ class FASTPipeline(DiffusionPipeline):
 
         device, dtype = self._execution_device, self.latent_dtype
         pictures, masks = pictures.to(device, dtype), (masks > 0.5).to(device, dtype)
-        source = pictures if exemplars is None else exemplars.to(device, dtype)
-        source_latents = self.encode(source)
+        # from noise nothing that the mask covers may shine through; from an exemplar its own detail shall
+        source = self.background_picture(pictures, masks)
+        source_latents = background = self.encode(source)
+        if exemplars is not None:
+            source = exemplars.to(device, dtype)
+            source_latents = self.encode(source)
         latents = self.sample(
-            self.encode_background(pictures, masks),
+            background,
             masks,
             rows.to(device),
             guess=None if exemplars is None else source_latents,
@@ -201,7 +205,7 @@ class FASTPipeline(DiffusionPipeline):
     ) -> Tensor:
         """The sampler, in latents; arguments not named here are those of a call.
 
-        background: (B, C, h, w), of `encode_background`. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
+        background: (B, C, h, w) latents of `background_picture`. mask_image: (B, 1, H, W). rows: (B,) of `tokens`.
         guess: (B, C, h, w) latents of the exemplars, or None. Returns (B, C, h, w).
         """
         mask = self.latent_mask(mask_image)

@@ -99,10 +99,10 @@ class PretrainedFASTPipeline(FASTPipeline):
         ]
         return torch.cat(found).to(pictures.device)
 
-    def encode_background(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
-        """Latents of the whole pictures: each is encoded once for all masks, and a frozen base does not learn to read
-        in the surroundings what a mask hides."""
-        return self.encode(pictures)
+    def background_picture(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
+        """The whole pictures: each is encoded once for all masks, and a frozen base does not learn to read in the
+        surroundings what a mask hides."""
+        return pictures
 
     def training_latents(self, pictures: Tensor, mask_image: Tensor) -> Tensor:
         """Latents of the whole pictures, not cached: augmented views do not come again."""
