@@ -1,7 +1,7 @@
 """The base that FAST starts from: UNet, FARM and tokens pretrained on generated defects, without the user's data.
 
 A bundle is a folder with the three parts as diffusers saves them, in half precision, and `bundle.json`: the hash of
-every weight file, and of the autoencoder in whose latents they work.
+every weight file, and of the encoder in whose latents they work: another decoder of them is welcome.
 """
 
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import nn
 
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
@@ -36,7 +37,7 @@ def save_base(pipeline: FASTPipeline, folder: Path) -> None:
         getattr(pipeline, name).half().save_pretrained(folder / name)
         getattr(pipeline, name).float()
     weights = {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.glob("*/*.safetensors")}
-    write_json(folder / CONTENTS, {"autoencoder_sha256": weights_sha256(pipeline.vae), "sha256": weights})
+    write_json(folder / CONTENTS, {"encoder_sha256": _encoder_sha256(pipeline.vae), "sha256": weights})
 
 
 def load_base(folder: Path, *, autoencoder: CompactAutoencoder) -> Base:
@@ -56,11 +57,15 @@ def load_base(folder: Path, *, autoencoder: CompactAutoencoder) -> Base:
             raise FileNotFoundError(f"{folder / name}: this part of the base is missing; install or copy it again")
         if sha256_file(folder / name) != wanted:
             raise ValueError(f"{folder / name} is damaged, its hash is not the recorded one; install or copy it again")
-    if weights_sha256(autoencoder) != contents["autoencoder_sha256"]:
+    if _encoder_sha256(autoencoder) != contents["encoder_sha256"]:
         raise ValueError(
             f"{folder} was trained with another autoencoder; set base.autoencoder or base.pretrained to null"
         )
     return Base(*(kind.from_pretrained(folder / name).float() for name, kind in PARTS.items()))
+
+
+def _encoder_sha256(autoencoder: CompactAutoencoder) -> str:
+    return weights_sha256(nn.Sequential(autoencoder.encoder, autoencoder.whiten))
 
 
 def adapted_tokens(base: DefectTokens, pairs: list[tuple[str, str]], *, seed: int) -> DefectTokens:

@@ -160,7 +160,7 @@ def pretrain(config: AutoencoderConfig) -> Path:
         image = pool.batch(*_crops(config, progress.step), rng).to(accelerator.device)
         image = image.contiguous(memory_format=torch.channels_last)
         latents = model.encode(image).latents
-        noise = _latent_noise(latents.shape, scale=_noise_scale(config, progress.step), rng=rng).to(latents)
+        noise = latent_noise(latents.shape, scale=_noise_scale(config, progress.step), rng=rng).to(latents)
         decoded = model.decode(latents + noise).sample
 
         pixel = (decoded - image).abs().mean()
@@ -189,7 +189,7 @@ def pretrain(config: AutoencoderConfig) -> Path:
             bar.set_postfix(l1=f"{pixel.item():.4f}", look=f"{look.item():.4f}")
         if progress.step % config.save_every == 0 or progress.step == config.steps:
             # the model first: where the last checkpoint is, a model is too
-            _export(accelerator.unwrap_model(model), ema, config.output / "model")
+            export_averaged(accelerator.unwrap_model(model), ema, config.output / "model")
             save_checkpoint(accelerator, config.output, step=progress.step)
     return config.output / "model"
 
@@ -208,13 +208,13 @@ def _noise_scale(config: AutoencoderConfig, step: int) -> float:
     return first + max(done, 0.0) * (last - first)
 
 
-def _latent_noise(shape: torch.Size, *, scale: float, rng: np.random.Generator) -> Tensor:
+def latent_noise(shape: torch.Size, *, scale: float, rng: np.random.Generator) -> Tensor:
     """(B, C, h, w), of another standard deviation in every picture: |N(0, 1)| times `scale`."""
     strength = np.abs(rng.standard_normal((shape[0], 1, 1, 1))) * scale
     return torch.from_numpy(strength * rng.standard_normal(shape))
 
 
-def _export(model: nn.Module, ema: EMAModel, folder: Path) -> None:
+def export_averaged(model: nn.Module, ema: EMAModel, folder: Path) -> None:
     """Save the averaged weights in half precision; the model in training stays as it was."""
     assert isinstance(model, CompactAutoencoder)
     averaged = CompactAutoencoder.from_config(model.config)
