@@ -4,11 +4,11 @@
 
 FOLDER holds taef2_encoder.pth and taef2_decoder.pth (TAEF2, O. B. Bohan, MIT). For both: PSNR on 128 px defect crops,
 then FAST trained on the run's training third, samples from pure noise on the same layouts and seeds, and their
-foreground KID against the real test defects. Writes benchmarks/results/autoencoder_<data>.json and a sheet.
+foreground KID against the real test defects. Writes benchmarks/results/autoencoder_<data>.json and a sheet. The
+trained models are kept in runs/autoencoder_trial, by the latents they learnt from: the same command goes on from there.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,10 +22,12 @@ from fastsynth.config import load_config
 from fastsynth.diffusion.base import build_scheduler, build_unet, load_autoencoder
 from fastsynth.diffusion.conditioning import DefectTokens
 from fastsynth.diffusion.farm import FARM
+from fastsynth.diffusion.hashing import tensor_bytes
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import train_fast
 from fastsynth.diffusion.views import defect_views, encode_views, normal_views
+from fastsynth.files import sha256_bytes, sha256_json
 from fastsynth.layouts.crop import ValueRange, crop_around, cut, to_model
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.image_metrics import KID_NAME, defect_crops, kid, trunk_features
@@ -36,6 +38,8 @@ from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.types import Sample, sample_seed
 
 UNIT = 10
+KEPT = Path("runs/autoencoder_trial")
+SAVE_EVERY = 100
 
 
 class Block(nn.Module):
@@ -150,11 +154,11 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
     )
     clean = encode_views(clean_views, parts, total=clean_count)
     options = training.model_dump(exclude={"defect_crops", "normal_crops", "max_train_steps", "save_every", "patience"})
-    with tempfile.TemporaryDirectory() as folder:
-        train_fast(
-            parts, defects, clean, output=Path(folder), seed=run.config.seed, max_train_steps=steps,
-            save_every=steps, log=lambda _: None, **options,
-        )  # fmt: skip
+    learnt_from = sha256_json([sha256_bytes(tensor_bytes(views.latents)) for views in (defects, clean)])
+    train_fast(
+        parts, defects, clean, output=KEPT / f"{learnt_from[:12]}-{steps}", seed=run.config.seed, max_train_steps=steps,
+        save_every=SAVE_EVERY, log=lambda _: None, **options,
+    )  # fmt: skip
     renderer = FASTRenderer(
         parts,
         ExemplarBank(exemplars),
