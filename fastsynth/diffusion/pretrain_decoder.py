@@ -55,7 +55,7 @@ class DecoderConfig(Config):
     base: Literal["bundled"] | Path
     """The base that redraws, a bundle trained in the same latents."""
     crop_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128
-    views: Annotated[int, Field(ge=1)] = 1500
+    views: Annotated[int, Field(ge=1)] = 1200
     """Generated defects."""
     redraw_strength: tuple[Share, Share] = (0.3, 0.8)
     """Share of the diffusion time from which the base redraws, drawn evenly for every batch of views."""
@@ -65,9 +65,9 @@ class DecoderConfig(Config):
     steps: Annotated[int, Field(ge=1)] = 800
     batch_size: Annotated[int, Field(ge=1)] = 6
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    perceptual_weight: Annotated[float, Field(ge=0)] = 0.3
-    adversarial_weight: Annotated[float, Field(ge=0)] = 0.2
-    latent_noise: Annotated[float, Field(ge=0)] = 0.1
+    perceptual_weight: Annotated[float, Field(ge=0)] = 0.5
+    adversarial_weight: Annotated[float, Field(ge=0)] = 0.05
+    latent_noise: Annotated[float, Field(ge=0)] = 0.45
     """Noise inside the masks, of a standard deviation of |N(0, 1)| times this per view."""
     save_every: Annotated[int, Field(ge=1)] = 100
 
