@@ -16,16 +16,13 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
 from fastsynth.diffusion.aias import AIASScheduler
-from fastsynth.diffusion.autoencoder import DOWNSAMPLING, CompactAutoencoder
+from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.base import farm_input, hidden, latent_mask, unet_input
 from fastsynth.diffusion.conditioning import DefectTokens
 from fastsynth.diffusion.farm import FARM
 
-FADE = 0.05
-"""Share of surroundings in a pixel's neighbourhood below which the error around a mask is no longer carried in."""
 Start = Literal["noise", "farm", "exemplar"]
 FARMPlace = Literal["input", "output", "off"]
 BackgroundMode = Literal["x0_blend", "paste_all", "paste_250_750"]
@@ -181,7 +178,7 @@ class FASTPipeline(DiffusionPipeline):
         inside = self.latent_mask(masks)
         latents = inside * latents + (1 - inside) * around
         if exemplars is None:
-            images = settled(self.decode(latents), pictures, masks)
+            images = torch.where(masks > 0, self.decode(latents), pictures)
         else:
             images = self._decode_with_detail(latents, exemplars, around)
         return FASTPipelineOutput(images=_from_tensor(images, output_type))
@@ -264,23 +261,6 @@ class FASTPipeline(DiffusionPipeline):
                 return s is not None and middle[0] < int(s) < middle[1]
             case _:
                 assert_never(background_mode)
-
-
-def settled(decoded: Tensor, pictures: Tensor, mask_image: Tensor) -> Tensor:
-    """`pictures` outside the mask, `decoded` inside, without a seam: the decoder's error at the border fades inwards.
-
-    decoded, pictures: (B, 3, H, W); mask_image: (B, 1, H, W) of 0 and 1.
-    """
-    outside = 1 - mask_image
-    carried = _near((pictures - decoded) * outside) / (_near(outside) + FADE)
-    return torch.where(mask_image > 0, decoded + carried, pictures)
-
-
-def _near(x: Tensor) -> Tensor:
-    """Mean over the neighbourhood of every pixel, one latent cell wide to every side, its middle weighing most."""
-    for _ in range(2):
-        x = functional.avg_pool2d(x, DOWNSAMPLING + 1, stride=1, padding=DOWNSAMPLING // 2)
-    return x
 
 
 def _each(names: str | Sequence[str], count: int) -> Sequence[str]:
