@@ -14,6 +14,7 @@ from fastsynth.quality.image_metrics import (
     defect_crops,
     diversity,
     kid,
+    kid_of_halves,
     nearest_distance,
     perceptual_embedding,
     trunk_features,
@@ -130,6 +131,16 @@ def test_kid_grows_with_the_shift_between_the_sets():
     found = [kid(real, fake + shift, rng=np.random.default_rng(1)) for shift in (0.0, 0.3, 0.6, 1.0)]
     assert all(a.mean < b.mean for a, b in pairwise(found))
     assert found[1].low > 0
+
+
+def test_two_sets_that_hardly_differ_differ_by_less_than_the_interval_of_either():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(60, 20)), rng.normal(0.3, size=(60, 20))
+    near, far = (kid_of_halves(real, fake + shift, rng=np.random.default_rng(1)) for shift in (0.0, 0.05))
+    assert kid(real, fake, rng=np.random.default_rng(1)).mean == pytest.approx(near.mean())
+    more = far - near
+    assert np.percentile(more, 2.5) > 0
+    assert np.ptp(more) < np.ptp(near) / 2
 
 
 def test_the_same_rng_gives_the_same_kid():
