@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-slow wheel clean
+.PHONY: help install demo check test test-slow coverage mutation wheel clean
+# What `make coverage` runs, and the module that `make mutation` changes: all of them by default.
+TESTS ?= tests
+MUTATE ?=
 
 help:
 	@echo "make install    virtual environment in $(VENV) with everything in it"
@@ -15,6 +18,8 @@ help:
 	@echo "make check      ruff, mypy, import rules"
 	@echo "make test       make check, then the tests (6 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make coverage   the tests again, with the share of lines and branches they reach; fails below 90 % of lines"
+	@echo "make mutation   small faults put into the code one by one: which ones does no test notice? (hours)"
 	@echo "make wheel      dist/*.whl"
 	@echo "make clean      remove $(VENV), dist and caches"
 
@@ -42,8 +47,18 @@ test: check
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow --timeout 3600
 
+# coverage's own threshold mixes lines and branches; ours is one of lines.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n 2 -m "not slow" --cov --cov-branch --cov-report=term:skip-covered --cov-report=json:.coverage.json
+	$(BIN)/python tests/line_coverage.py .coverage.json 90
+
+# One process of tests at a time: they are started in forks, which share what is loaded. MUTATE=fastsynth.data.split*
+mutation: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 1 $(MUTATE)
+	$(BIN)/mutmut results
+
 wheel: $(STAMP)
 	$(BIN)/python -m hatchling build -t wheel
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) dist mutants .coverage .coverage.json .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,22 +1,27 @@
-"""What generation costs outside the models: python benchmarks/overhead.py [samples] [key=value …]
+"""What generation costs outside the models: OMP_NUM_THREADS=1 python benchmarks/overhead.py [samples] [key=value …]
 
 Generates samples of the embedded data set with FAST at 10 calls of the denoiser, gate on, one thread, and prints how
-the time divides; then the same samples by one process and by two at once. Weights do not change the time, so they are
-fresh. The overrides are those of a run's configuration, e.g. renderer.num_inference_steps=50.
+the time divides, by the clock and of the processor; then the same samples by one process and by two at once, loading
+and merging included. Of the processor's seconds those of the busier process count: they say what two free cores would
+do while others use the machine. The gate refuses nothing, so every sample is drawn once, whatever it looks like. The
+overrides are those of a run's configuration, e.g. renderer.num_inference_steps=50.
 """
 
 import contextlib
 import json
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from record import record
 
@@ -47,21 +52,24 @@ GATE = {
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 
 
+CLOCKS = time.perf_counter, time.process_time
+
+
 class Stopwatch:
-    """Seconds by name; what is measured inside something else counts there alone."""
+    """Seconds by name, by the clock and of the processor; what is measured inside something else counts there alone."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]
+        self.seconds: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+        self._inner = [np.zeros(2)]
 
     @contextlib.contextmanager
     def measure(self, name: str) -> Iterator[None]:
-        self._inner.append(0.0)
-        started = time.perf_counter()
+        self._inner.append(np.zeros(2))
+        started = _now()
         try:
             yield
         finally:
-            took = time.perf_counter() - started
+            took = _now() - started
             self.seconds[name] += took - self._inner.pop()
             self._inner[-1] += took
 
@@ -77,8 +85,12 @@ class Stopwatch:
         setattr(owner, attribute, call)
 
 
+def _now() -> np.ndarray:
+    return np.array([clock() for clock in CLOCKS])
+
+
 def open_run(folder: Path, count: int, overrides: list[str]) -> Run:
-    """A run on the embedded data whose model has fresh weights."""
+    """A run on the embedded data whose model is the base as it was before any training."""
     settings = [
         f"output={folder / 'run'}",
         f"data.root={folder / 'data'}",
@@ -99,8 +111,8 @@ def open_run(folder: Path, count: int, overrides: list[str]) -> Run:
     return run
 
 
-def breakdown(run: Run) -> dict[str, float]:
-    """Shares of the wall time, loading the model left out."""
+def breakdown(run: Run) -> dict[str, np.ndarray]:
+    """Seconds of every part, by the clock and of the processor; loading the model is left out."""
     watch = Stopwatch()
     watch.watch(FASTPipeline, "__call__", "models")
     watch.watch(FASTRenderer, "render", "crop and paste")
@@ -113,41 +125,59 @@ def breakdown(run: Run) -> dict[str, float]:
     renderer = rendering.load_renderer(run)
     with watch.measure("everything else"):
         rendering.generate(run, renderer=renderer)
-    total = sum(watch.seconds.values())
-    return {name: seconds / total for name, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1])}
+    return dict(sorted(watch.seconds.items(), key=lambda item: -item[1][0]))
 
 
-def throughput(run: Run, processes: int) -> float:
-    """Samples per second of so many processes at once, one thread each, all of it counted."""
+def throughput(run: Run, processes: int) -> tuple[float, float]:
+    """Samples per second of so many processes at once, all of it counted: by the clock, and of the busier processor."""
     shutil.rmtree(run.store_folder, ignore_errors=True)
     context = multiprocessing.get_context("fork")
-    work: Callable[[Shard], object] = lambda shard: rendering.generate(run, shard=shard)  # noqa: E731
+    used = context.SimpleQueue()
+
+    def work(shard: Shard) -> None:
+        before = time.process_time()
+        rendering.generate(run, shard=shard)
+        used.put(time.process_time() - before)
+
     started = time.perf_counter()
     children = [context.Process(target=work, args=(Shard(i + 1, processes),)) for i in range(processes)]
     for child in children:
         child.start()
     for child in children:
         child.join()
-    return run.config.generate.count / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started, max(used.get() for _ in children)
+    return run.config.generate.count / seconds[0], run.config.generate.count / seconds[1]
 
 
 def main(count: int, overrides: list[str]) -> None:
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        raise SystemExit("set OMP_NUM_THREADS=1 first: NumPy's own threads would make two processes of one")
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     folder = Path(tempfile.mkdtemp(prefix="fastsynth-overhead-"))
     try:
         run = open_run(folder, count, overrides)
         speeds = {processes: throughput(run, processes) for processes in (1, 2)}
         shutil.rmtree(run.store_folder)
-        shares = breakdown(run)
+        seconds = breakdown(run)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    for name, share in shares.items():
-        print(f"{name:16} {share:7.2%}")
-    overhead = 1 - shares["models"]
-    print(f"outside the models: {overhead:.1%}")
-    print(f"samples per second: {speeds[1]:.2f} by one process, {speeds[2]:.2f} by two: {speeds[2] / speeds[1]:.2f}×")
-    values = {"samples": count, "overrides": overrides, "shares": shares, "outside_the_models": overhead}
-    print(record("overhead", {**values, "samples_per_second": {str(n): speed for n, speed in speeds.items()}}))
+    values: dict[str, Any] = {"samples": count, "overrides": overrides}
+    for place, clock in enumerate(("clock", "processor")):
+        total = sum(both[place] for both in seconds.values())
+        shares = {name: float(both[place] / total) for name, both in seconds.items()}
+        print(f"{clock}: {1 - shares['models']:.1%} outside the models, {1000 * total / count:.1f} ms a sample")
+        for name, share in shares.items():
+            print(f"  {name:16} {share:7.2%} {1000 * seconds[name][place] / count:8.2f} ms")
+        one, two = speeds[1][place], speeds[2][place]
+        print(f"  samples per second: {one:.2f} by one process, {two:.2f} by two: {two / one:.2f}×")
+        values[clock] = {
+            "outside_the_models": 1 - shares["models"],
+            "shares": shares,
+            "milliseconds_per_sample": 1000 * total / count,
+            "samples_per_second": {"1": one, "2": two},
+        }
+    print(record("overhead", values))
 
 
 if __name__ == "__main__":

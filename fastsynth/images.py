@@ -15,6 +15,12 @@ from fastsynth.types import check_image
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 MAX_PIXELS = 256_000_000
 """Larger pictures are refused before they are decoded."""
+PNG_SETTINGS = (
+    *(cv2.IMWRITE_PNG_COMPRESSION, 1),
+    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
+    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
+)
+"""Of surfaces with grain as small as trying all filters and looking for repeats at level 1, in half the time."""
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -31,9 +37,9 @@ def read_image(path: Path) -> np.ndarray:
         warnings.warn("pictures with an alpha channel: it is dropped", stacklevel=1)
         image = image[..., :3]
     if image.shape[2] == 3:
-        image = image[..., ::-1]
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     check_image(image)
-    return np.ascontiguousarray(image)
+    return image
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -46,20 +52,19 @@ def read_mask(path: Path) -> np.ndarray:
     mask = _decode(path)
     if mask.ndim == 3:
         mask = mask[..., :3].max(axis=2)
-    if mask.min() != mask.max() or mask.max() == 0:
+    low, high = mask.min(), mask.max()
+    foreground: np.ndarray = mask > 0
+    if low != high and (low > 0 or (mask[foreground] != high).any()):
         values = np.unique(mask)
-        if len(values) > 2 or values[0] != 0:
-            shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
-            raise ValueError(
-                f"{path}: mask holds the values {shown}; wanted 0 and one other. Save it as PNG of 0 and 255"
-            )
-    return mask > 0
+        shown = ", ".join(str(v) for v in values[:6]) + (", …" if len(values) > 6 else "")
+        raise ValueError(f"{path}: mask holds the values {shown}; wanted 0 and one other. Save it as PNG of 0 and 255")
+    return foreground
 
 
 def encode_png(image: np.ndarray) -> bytes:
     """PNG bytes of an image (H, W, C) or a mask (H, W). The same array always gives the same bytes."""
-    bgr = image[..., ::-1] if image.ndim == 3 and image.shape[2] == 3 else image
-    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 and image.shape[2] == 3 else image
+    done, data = cv2.imencode(".png", bgr, PNG_SETTINGS)
     assert done
     return data.tobytes()
 

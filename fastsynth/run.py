@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Run:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.folder = config.output
+        self._exemplars: WeakValueDictionary[str, Exemplar] = WeakValueDictionary()
         self.dataset: DataSet = open_dataset(config.data.root, categories=config.data.categories)
         require_defects(self.dataset)
         self._refuse_other_model()
@@ -113,13 +115,19 @@ class Run:
         return sorted({(record.category, record.defect or "") for record in self.training_defects()})
 
     def exemplars(self, part: Literal["train", "val"]) -> list[Exemplar]:
-        """The defects of one part, decoded. Raises ValueError for a mask that does not fit its image."""
+        """The defects of one part, decoded. Raises ValueError for a mask that does not fit its image.
+
+        What somebody still holds is not read again: the renderer and the gate share one copy of every picture.
+        """
         found = []
         for record in self.training_defects(part):
             assert record.defect is not None
             assert record.mask is not None
-            image, foreground = self.read(record)
-            found.append(Exemplar(image, foreground, record.category, record.defect, record.mask))
+            exemplar = self._exemplars.get(record.image)
+            if exemplar is None:
+                exemplar = Exemplar(*self.read(record), record.category, record.defect, record.mask)
+                self._exemplars[record.image] = exemplar
+            found.append(exemplar)
         return found
 
     @cached_property
@@ -171,7 +179,7 @@ class Run:
     def training_settings(self) -> dict[str, Any]:
         """Dotted key → value of all settings that can change the trained weights."""
         renderer = self.config.renderer.model_dump(mode="json", include=TRAINING_KEYS, exclude={"base": SAMPLING_KEYS})
-        return {"seed": self.config.seed, **_dotted(renderer, "renderer")}
+        return {"seed": self.config.seed, **dotted(renderer, "renderer")}
 
     def _refuse_other_model(self) -> None:
         """Raises ValueError when the folder's model, finished or not, comes from other settings."""
@@ -216,10 +224,10 @@ class Run:
                 self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
 
 
-def _dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+def dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:
     """Nested mappings as one, with keys like `renderer.base.token_width`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}.{key}"
-        flat |= _dotted(value, name) if isinstance(value, dict) else {name: value}
+        flat |= dotted(value, name) if isinstance(value, dict) else {name: value}
     return flat

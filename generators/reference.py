@@ -15,6 +15,8 @@ from fastsynth.layouts.exemplar import ExemplarBank, instance_mask, like_channel
 from fastsynth.types import Instance, Layout, Sample, instance_seed
 from generators.poisson import poisson_blend
 
+PLACES = 16
+"""Patches of which NSA takes the boldest: on calm grain one taken blindly brings nothing that can be seen."""
 Fill = Callable[[Layout, Instance, Crop, int], np.ndarray]
 """(layout, instance, crop, seed) → (side, side, C) float in [-1, 1], of which the part inside the mask is used."""
 
@@ -38,7 +40,7 @@ class ReferenceRenderer:
         for instance in layout.instances:
             crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
             drawn = self.fill(layout, instance, crop, instance_seed(instance, seed, renderer=self.name))
-            paste(image, drawn, crop, instance_mask(instance, crop, layout.size), values=values)
+            paste(image, drawn, crop, instance_mask(instance, crop), values=values)
         return Sample(image, layout.foreground.astype(np.uint8) * 255, layout, seed, self.name)
 
 
@@ -48,7 +50,7 @@ def copy_paste(exemplars: ExemplarBank, *, blend: Literal["light", "poisson"]) -
     def fill(layout: Layout, instance: Instance, crop: Crop, seed: int) -> np.ndarray:
         if blend == "light":
             return exemplars.warped_into(layout.background, instance, crop, category=layout.category, seed=seed)
-        inside = instance_mask(instance, crop, layout.size)
+        inside = instance_mask(instance, crop)
         defect = exemplars.warped(instance, crop, inside, category=layout.category, seed=seed)
         clean = _clean(layout, crop)
         return poisson_blend(clean, like_channels(defect, clean.shape[2]), inside, mixed=False)
@@ -91,20 +93,36 @@ def draem(*, opacity: tuple[float, float]) -> Fill:
 def nsa(normals: Callable[[str, np.random.Generator], np.ndarray], *, scale: tuple[float, float]) -> Fill:
     """A rescaled patch of another normal image, Poisson-blended with mixed gradients (NSA, section 3).
 
-    normals: (category, rng) → a normal image, (H, W, C) uint8 or uint16.
+    The paper leaves out patches that change nothing to speak of; here of `PLACES` in the other image the one is taken
+    whose gradients stand out most from the background's. normals: (category, rng) → a normal image, (H, W, C) uint8
+    or uint16.
     """
 
     def fill(layout: Layout, instance: Instance, crop: Crop, seed: int) -> np.ndarray:
         rng = np.random.default_rng(seed)
         other = normals(layout.category, rng)
-        side = max(8, round(crop.side / rng.uniform(*scale)))
-        patch = ValueRange.of(other).to_float(cut(other, _anywhere(other.shape[:2], side, rng)))
-        patch = cv2.resize(patch, (crop.side, crop.side), interpolation=cv2.INTER_LINEAR)
-        clean = _clean(layout, crop)
-        patch = like_channels(patch.reshape(crop.side, crop.side, -1), clean.shape[2])
-        return poisson_blend(clean, patch, instance_mask(instance, crop, layout.size), mixed=True)
+        values, side = ValueRange.of(other), max(8, round(crop.side / rng.uniform(*scale)))
+        clean, inside = _clean(layout, crop), instance_mask(instance, crop)
+
+        def patch() -> np.ndarray:
+            found = values.to_float(cut(other, _anywhere(other.shape[:2], side, rng)))
+            enlarged = cv2.resize(found, (crop.side, crop.side), interpolation=cv2.INTER_LINEAR)
+            return like_channels(enlarged.reshape(crop.side, crop.side, -1), clean.shape[2])
+
+        boldest = max((patch() for _ in range(PLACES)), key=lambda found: _excess(found, clean, inside))
+        return poisson_blend(clean, boldest, inside, mixed=True)
 
     return fill
+
+
+def _excess(patch: np.ndarray, background: np.ndarray, inside: np.ndarray) -> float:
+    """By how much the patch's differences between neighbours exceed the background's, summed over the pixels inside.
+
+    patch, background: (H, W, C) float. inside: (H, W) bool. Only such gradients survive mixed blending.
+    """
+    steps = ((np.abs(np.diff(picture, axis=axis)) for picture in (patch, background)) for axis in (0, 1))
+    down, across = (np.maximum(wanted - found, 0).sum(axis=2) for wanted, found in steps)
+    return float(down[inside[:-1]].sum() + across[inside[:, :-1]].sum())
 
 
 def _clean(layout: Layout, crop: Crop) -> np.ndarray:

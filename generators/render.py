@@ -55,7 +55,7 @@ class LayoutRenderer:
         values = ValueRange.of(layout.background)
         for instance in layout.instances:
             crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
-            inside = instance_mask(instance, crop, layout.size)
+            inside = instance_mask(instance, crop)
             native = cut(layout.background, crop)
             clean = to_model(native, size=self.size, values=values)
             hole = mask_to_model(inside, size=self.size)

@@ -27,6 +27,16 @@ def test_a_png_comes_back_as_it_was_written(tmp_path, rng, channels, dtype):
     assert encode_png(image) == encode_png(image.copy())
 
 
+@pytest.mark.parametrize("shape", [(96, 128), (96, 128, 3)])
+@pytest.mark.parametrize("grain", [0, 3, 12])
+def test_a_png_is_hardly_larger_than_with_all_filters_tried(rng, shape, grain):
+    """Its settings are chosen for speed; OpenCV's own at the same level are the measure of size."""
+    smooth = cv2.GaussianBlur(rng.normal(128, 60, shape), (0, 0), 6).reshape(shape)
+    image = np.clip(smooth + rng.normal(0, grain, shape), 0, 255).astype(np.uint8)
+    _, theirs = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert len(encode_png(image)) <= 1.03 * len(theirs)
+
+
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_the_pixels_and_their_colour_order_are_those_of_pillow(tmp_path, rng, suffix, mode):

@@ -1,5 +1,7 @@
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -26,6 +28,17 @@ def test_opening_a_run_and_planning_its_split_write_nothing(open_run):
     assert not run.folder.exists()
     assert run.split == planned
     assert [path.name for path in run.folder.iterdir()] == ["split.json"]
+
+
+def test_training_defects_are_in_memory_once_and_only_while_somebody_holds_them(open_run):
+    run = open_run()
+    first, again = run.exemplars("train"), run.exemplars("train")
+    assert len(first) > 0
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    pictures = [weakref.ref(exemplar.image) for exemplar in first]
+    del first, again
+    gc.collect()
+    assert not any(picture() is not None for picture in pictures)
 
 
 def test_the_split_is_made_once(open_run):

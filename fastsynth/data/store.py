@@ -18,10 +18,11 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 
+from fastsynth.data.identity import IDENTITY, Identity, settle_identity
 from fastsynth.data.manifest import (
     MANIFEST,
     SHARDS,
@@ -36,37 +37,17 @@ from fastsynth.data.manifest import (
     read_manifest,
     shard_files,
 )
-from fastsynth.files import atomic_write, read_json, sha256_bytes, write_json
+from fastsynth.files import atomic_write, sha256_bytes
 from fastsynth.images import encode_png
 from fastsynth.locks import LOCK, Lock
 from fastsynth.types import Sample
 
 __all__ = ["FILE_KEYS", "IDENTITY", "MANIFEST", "Identity", "Store", "append_line", "read_manifest", "sample_files"]
 
-IDENTITY = "store.json"
 TEMPORARY = ".tmp-"
 FILE_KEYS = ("image", "mask", "classes", "instance_map")
 """Keys of a manifest line that name a file of the store; the last two only where there are several."""
 SAMPLE_FILE = re.compile(r"\d{6,}(_mask)?\.png")
-
-
-class Identity(TypedDict):
-    """What a store was made from. Two runs may write into one store only when all of it is equal.
-
-    model_sha256: None for renderers without a model.
-    defects: class names in the order of their indices; a class-index PNG holds 1 for the first.
-    gate_sha256: hash of the gate's settings; absent when every sample was kept.
-    notice: what every line and every export must say; absent when the data ask for nothing of the kind.
-    """
-
-    config_sha256: str
-    model_sha256: str | None
-    data_sha256: str
-    run_seed: int
-    version: str
-    defects: list[str]
-    gate_sha256: NotRequired[str]
-    notice: NotRequired[str]
 
 
 class Store:
@@ -105,7 +86,7 @@ class Store:
             if shard is not None:
                 what = f"shard {shard.index}/{shard.count} of {folder}"
                 locks.append(Lock(folder / SHARDS, name=f"{shard.name}.lock", what=what))
-            _settle_identity(folder, identity)
+            settle_identity(folder, identity)
             return cls(folder, identity=identity, shard=shard, locks=locks)
         except BaseException:
             for lock in reversed(locks):
@@ -299,19 +280,6 @@ def _refuse_foreign(folder: Path) -> None:
     others = sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith(TEMPORARY))
     if others:
         raise ValueError(f"{folder} is not a store (it holds {others[0]} but no {IDENTITY}); choose another folder")
-
-
-def _settle_identity(folder: Path, identity: Identity) -> None:
-    path = folder / IDENTITY
-    if not path.is_file():
-        write_json(path, identity)
-    stored = read_json(path)
-    for key in sorted(identity.keys() | stored.keys()):
-        if stored.get(key) != identity.get(key):
-            raise ValueError(
-                f"{folder} was made with {key} {stored.get(key)!r}, this run has {identity.get(key)!r}; "
-                "write to another folder, or delete this one to start over"
-            )
 
 
 def _repair(folder: Path) -> tuple[set[int], dict[int, bytes]]:

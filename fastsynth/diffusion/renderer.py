@@ -78,7 +78,7 @@ class FASTRenderer:
             source = self.exemplars.warped_into(layout.background, instance, crop, category=layout.category, seed=seed)
         else:
             source = ValueRange.of(layout.background).to_float(cut(layout.background, crop))
-        return _Job(layout, instance, crop, instance_mask(instance, crop, layout.size), source, seed)
+        return _Job(layout, instance, crop, instance_mask(instance, crop), source, seed)
 
     def _draw(self, jobs: Sequence[_Job]) -> np.ndarray:
         """What the model changes in the jobs' sources: (number of jobs, 3, S, S) float32."""

@@ -42,7 +42,7 @@ class ExemplarBank:
     ) -> np.ndarray:
         """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1]."""
         clean = ValueRange.of(background).to_float(cut(background, crop))
-        inside = instance_mask(instance, crop, background.shape[:2])
+        inside = instance_mask(instance, crop)
         return _blend(clean, self.warped(instance, crop, inside, category=category, seed=seed), inside)
 
     def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
@@ -159,9 +159,6 @@ def like_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return image if image.shape[2] == channels else np.repeat(image.mean(2, keepdims=True), channels, axis=2)
 
 
-def instance_mask(instance: Instance, crop: Crop, image_size: tuple[int, int]) -> np.ndarray:
+def instance_mask(instance: Instance, crop: Crop) -> np.ndarray:
     """The instance's foreground inside the crop, (side, side) bool."""
-    x0, y0, x1, y1 = instance.bbox
-    full = np.zeros(image_size, bool)
-    full[y0:y1, x0:x1] = instance.mask
-    return cut_mask(full, crop)
+    return cut_mask(instance.mask, Crop(crop.left - instance.left, crop.top - instance.top, crop.side))

@@ -34,10 +34,12 @@ def object_region(image: np.ndarray) -> np.ndarray:
     threshold, split = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     border = np.concatenate([split[0], split[-1], split[:, 0], split[:, -1]])
     background = int(border.mean() > 0.5)
+    everything = np.ones((height, width), bool)
+    if (border == background).mean() < BORDER_SHARE or _separation(grey, threshold) < SEPARATION:
+        return everything
     found = _filled(split != background)
-    is_plain = (border == background).mean() >= BORDER_SHARE and _separation(grey, threshold) >= SEPARATION
-    if not is_plain or found.mean() < MIN_OBJECT_SHARE:
-        return np.ones((height, width), bool)
+    if found.mean() < MIN_OBJECT_SHARE:
+        return everything
     return cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
 
 
@@ -79,8 +81,9 @@ def place(
         offset_x = (left + w / 2) / width - near[0]
         offset_y = (top + h / 2) / height - near[1]
         score = score - (offset_x**2 + offset_y**2) / (2 * max(jitter, 1e-6) ** 2)
-    tries = np.argpartition(-score, TRIES)[:TRIES] if len(score) > TRIES else np.arange(len(score))
-    for best in tries[np.argsort(-score[tries], kind="stable")]:
+    for _ in range(min(TRIES, len(score))):
+        best = score.argmax()
+        score[best] = -np.inf
         x, y = int(left[best]), int(top[best])
         window = slice(y, y + h), slice(x, x + w)
         free = occupied is None or not (occupied[window] & shape).any()

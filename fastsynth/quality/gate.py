@@ -274,12 +274,16 @@ def fingerprint(image: np.ndarray, foreground: np.ndarray) -> str:
 
 def part_details(image: np.ndarray, foreground: np.ndarray) -> list[np.ndarray]:
     """(32, 32) each: the fine detail of every connected part of at least `MIN_PIXELS` pixels."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(foreground.astype(np.uint8), connectivity=8)
-    return [
-        measures.detail(image, labels == number)
-        for number in range(1, count)
-        if stats[number, cv2.CC_STAT_AREA] >= MIN_PIXELS
-    ]
+    x, y, width, height = cv2.boundingRect(foreground.view(np.uint8))
+    box = np.s_[y : y + height, x : x + width]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(foreground[box].astype(np.uint8), connectivity=8)
+    details = []
+    for number in range(1, count):
+        if stats[number, cv2.CC_STAT_AREA] >= MIN_PIXELS:
+            part = np.zeros_like(foreground)
+            part[box] = labels == number
+            details.append(measures.detail(image, part))
+    return details
 
 
 def _features(images: Sequence[np.ndarray], foregrounds: Sequence[np.ndarray]) -> np.ndarray:

@@ -56,13 +56,18 @@ def change(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> Cha
     difference = values.to_float(image[at]) / 2 - before
     inside = foreground[at]
     where = inside | outside[at]
-    detail = before - _blurred(before, 2 * SCALES[-1])
-    contrast = np.zeros(inside.shape, np.float32)
+    channels = difference.shape[2]
+    elsewhere = _shifted(before - _blurred(before, 2 * SCALES[-1]))
+    both = np.concatenate([difference, elsewhere], axis=2)
+    strongest = np.zeros(np.count_nonzero(where), np.float32)
     for sigma in SCALES:
-        moved = np.abs(_averaged(difference, where, sigma))
-        texture = np.maximum(_texture(detail, where, sigma), FLOOR)
-        contrast = np.maximum(contrast, (moved / texture).max(axis=2))
-    return Change(at, inside, np.where(where, contrast, 0), outside[at])
+        means = _means(both, where, sigma, at=where)
+        moved, found = np.abs(means[:, :channels]), means[:, channels:]
+        texture = np.sqrt((found**2).mean(axis=0).reshape(-1, channels).mean(axis=0))
+        strongest = np.maximum(strongest, (moved / np.maximum(texture, FLOOR)).max(axis=1))
+    contrast = np.zeros(inside.shape, np.float32)
+    contrast[where] = strongest
+    return Change(at, inside, contrast, outside[at])
 
 
 def visible_share(found: Change, *, min_contrast: float) -> float:
@@ -99,8 +104,8 @@ def border_step(image: np.ndarray, foreground: np.ndarray) -> float:
     border = inside & (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
     if not border.any():
         return 0.0
-    within = _averaged(pixels, inside & ~kept, 1.5)[border]
-    around = _averaged(pixels, grown & ~inside, 1.5)[border]
+    within = _means(pixels, inside & ~kept, 1.5, at=border)
+    around = _means(pixels, grown & ~inside, 1.5, at=border)
     brighter = np.maximum(np.maximum(within, around), DARK)
     return float((np.abs(within - around) / brighter).max(axis=1).mean())
 
@@ -120,10 +125,11 @@ def detail(image: np.ndarray, foreground: np.ndarray) -> np.ndarray:
         inside = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
         grey = grey / np.maximum(inside, 1e-6)
         inside = (inside >= 0.5).astype(np.float32) if (inside >= 0.5).any() else (inside > 0).astype(np.float32)
-    high = (grey - _averaged(grey[..., None], inside > 0, 2.0)[..., 0]) * inside
+    covered = inside > 0
     canvas = np.zeros((DETAIL_SIDE, DETAIL_SIDE), np.float32)
     top, left = (DETAIL_SIDE - size[1]) // 2, (DETAIL_SIDE - size[0]) // 2
-    canvas[top : top + size[1], left : left + size[0]] = high
+    high = grey[covered] - _means(grey[..., None], covered, 2.0, at=covered)[:, 0]
+    canvas[top : top + size[1], left : left + size[0]][covered] = high
     return canvas / max(float(np.linalg.norm(canvas)), 1e-6)
 
 
@@ -144,32 +150,29 @@ def similarity(found: np.ndarray, others: np.ndarray, *, shift: int = 2) -> np.n
 
 def fingerprint(found: np.ndarray) -> int:
     """256 bits, of which two details at an angle φ share about 256 (1 - φ / π): signs of random projections (SimHash,
-    Charikar 2002). In whole numbers, so that no rounding of another machine flips a bit."""
-    bits = _projections() @ np.rint(found.ravel() * 4096).astype(np.int64) > 0
-    return int("".join("1" if bit else "0" for bit in bits), 2)
+    Charikar 2002). Of whole numbers, whose sums are exact in any order, so that no other machine flips a bit."""
+    bits = _projections() @ np.rint(found.ravel().astype(np.float64) * 4096) > 0
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 @cache
 def _projections() -> np.ndarray:
-    """(256, 1024) int64 of -1 and 1, the same for ever: fingerprints are stored."""
-    return np.random.default_rng(0).integers(0, 2, (BITS, DETAIL_SIDE**2)) * 2 - 1
+    """(256, 1024) float64 of -1 and 1, the same for ever: fingerprints are stored."""
+    return np.random.default_rng(0).integers(0, 2, (BITS, DETAIL_SIDE**2)) * 2.0 - 1.0
 
 
-def _texture(detail: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
-    """(C,) standard deviation of the detail's mean over the mask's pixels, at eight shifted places."""
+def _shifted(detail: np.ndarray) -> np.ndarray:
+    """(h, w, 8 C): what the mask would show of the detail at eight shifted places."""
     steps = [(dy, dx) for dy in (-SHIFT, 0, SHIFT) for dx in (-SHIFT, 0, SHIFT) if (dy, dx) != (0, 0)]
-    places = np.concatenate([np.roll(detail, step, axis=(0, 1)) for step in steps], axis=2)
-    squares = (_averaged(places, inside, sigma)[inside] ** 2).mean(axis=0)
-    spread: np.ndarray = np.sqrt(squares.reshape(len(steps), -1).mean(axis=0))
-    return spread
+    return np.concatenate([np.roll(detail, step, axis=(0, 1)) for step in steps], axis=2)
 
 
-def _averaged(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
-    """(h, w, C): Gaussian mean over the pixels inside alone."""
+def _means(values: np.ndarray, inside: np.ndarray, sigma: float, *, at: np.ndarray) -> np.ndarray:
+    """(n, C): Gaussian mean over the pixels inside alone, at the n pixels of `at`; both (h, w) bool."""
     if sigma == 0:
-        return values
+        return values[at]
     weight = inside.astype(np.float32)[..., None]
-    total: np.ndarray = _blurred(values * weight, sigma) / np.maximum(_blurred(weight, sigma), 1e-6)
+    total: np.ndarray = _blurred(values * weight, sigma)[at] / np.maximum(_blurred(weight, sigma)[at], 1e-6)
     return total
 
 

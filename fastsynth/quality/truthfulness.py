@@ -32,7 +32,7 @@ def truth(found: Change, source: np.ndarray, image: np.ndarray, instances: np.nd
     visible = {number: float(seen[ids == number].mean()) for number in numbers}
     return {
         "alignment": round(overlap(seen, found.inside), 4),
-        "leak": round(leak_ratio(source, image, instances > 0), 4),
+        "leak": round(leak_ratio(source, image, instances > 0), 4) if found.outside.any() else 0.0,
         "visible": {str(number): round(share, 4) for number, share in visible.items()},
         "invisible": sum(share < SEEN_SHARE for share in visible.values()),
     }

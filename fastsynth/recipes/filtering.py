@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from tqdm import tqdm
@@ -25,16 +25,24 @@ from fastsynth.quality.gate_config import GateConfig
 from fastsynth.quality.gate_measures import BITS
 from fastsynth.quality.truthfulness import truth
 from fastsynth.recipes.rejects import Rejects, refused_attempts
-from fastsynth.run import Run
+from fastsynth.run import Run, dotted
 from fastsynth.types import Sample
 
 Draw = Callable[[Sequence[int], int], list[Sample]]
 """(ids, attempt) → one sample per id. The bytes may depend on which ids are drawn together, and on nothing else."""
 
 
-def gate_sha256(settings: GateConfig) -> str:
-    """Hash of all settings that can change which samples are kept or what is written about the others."""
-    return sha256_json(settings.model_dump(mode="json", exclude={"enabled"}))
+class GateIdentity(TypedDict):
+    """All settings that can change which samples are kept or what is written about the others, and their hash."""
+
+    gate_sha256: str
+    gate: dict[str, Any]
+
+
+def gate_identity(settings: GateConfig) -> GateIdentity:
+    """What a store's identity says about the gate."""
+    values = settings.model_dump(mode="json", exclude={"enabled"})
+    return {"gate_sha256": sha256_json(values), "gate": dotted(values, "generate.gate")}
 
 
 def open_gate(run: Run) -> Gate:
@@ -67,6 +75,7 @@ class Filling:
         self.duplicates: Duplicates | None = None
         self.made = 0
         self._files: dict[int, tuple[str, str]] = {}
+        self._adopted: dict[int, bytes] = {}
         if gate is None and store.pending:
             store.adopt(dict(store.pending))
         if gate is not None:
@@ -105,6 +114,9 @@ class Filling:
                     passed = self._judged(sample_id, attempt, sample)
                 if passed:
                     break
+        if self._adopted:
+            self.store.adopt(self._adopted)  # once for the unit: every call waits for the disk
+            self._adopted = {}
 
     def finish(self, *, count: int) -> None:
         """Seal the store. Warns when ids were given up; raises CheckFailedError when that leaves the store empty."""
@@ -144,7 +156,7 @@ class Filling:
             self.store.disown(sample_id)
             return False
         line["checks"]["gate"] = verdict.measures
-        self.store.adopt({sample_id: dump_line(line)})
+        self._adopted[sample_id] = dump_line(line)
         self._remember(line)
         return True
 
@@ -221,7 +233,7 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
                 if not verdict.reasons
             ]
             _rewrite(store, kept)
-            write_json(folder / IDENTITY, {**identity, "gate_sha256": gate_sha256(settings)})
+            write_json(folder / IDENTITY, {**identity, **gate_identity(settings)})
     reasons = Counter(verdict.reasons[0] for _, verdict in refused)
     return {"samples": len(judged), "kept": len(judged) - len(refused), "reasons": dict(reasons.most_common())}
 

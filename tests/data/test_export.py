@@ -1,8 +1,10 @@
 """Every export read back, by its ecosystem's library or an independent reading, and compared mask by mask."""
 
 import json
+import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from fastsynth.data.datasets import open_dataset
 from fastsynth.data.export.formats import export_store
 from fastsynth.data.export.shapes import contour_polygons
 from fastsynth.data.imports.formats import import_annotations
+from fastsynth.data.manifest import dump_line
 from fastsynth.data.store import Store, read_manifest
 from fastsynth.files import atomic_write, sha256_file
 from fastsynth.images import encode_png, read_image, read_mask
@@ -142,6 +145,38 @@ def test_the_same_store_gives_the_same_bytes_and_an_existing_output_is_refused(s
     assert trees[0] == trees[1]
     with pytest.raises(ValueError, match="exists already"):
         export(store, kind, "a")
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions, of Python and of C, `work` calls."""
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_further_sample_costs_an_export_the_same(store, kind):
+    """Counted, not timed: 24 samples more cost as many calls from the 12th sample on as from the 60th on."""
+    lines = list(read_manifest(store))
+
+    def calls(count: int) -> int:
+        more = (dump_line(lines[number % 6] | {"id": f"{number:06d}"}) for number in range(count))
+        (store / "manifest.jsonl").write_bytes(b"".join(more))
+        output = store.parent / f"{count} samples"
+        return calls_of(lambda: export_store(store, output, kind=kind, data_root=store.parent / "data"))
+
+    calls(6)  # what is done once, imports and caches, does not count
+    first, later = calls(36) - calls(12), calls(84) - calls(60)
+    assert later == pytest.approx(first, rel=0.02)
 
 
 def test_a_changed_file_stops_the_export_and_nothing_is_left(store):

@@ -79,3 +79,13 @@ class TestNSA(DrawnAnewLaws):
         (sample,) = reference(flat).render([layout], [1])
         assert np.abs(sample.image.astype(int) - layout.background).max() <= 1
         assert ValueRange.of(layout.background) == ValueRange(0.0, 255.0)
+
+    def test_of_a_half_calm_picture_the_lively_half_is_taken(self):
+        """A patch taken blindly would leave the surface as it is every other time."""
+        striped = np.full((80, 240, 1), 120, np.uint8)
+        striped[:, 120::4] = 220
+        bold = reference(nsa(lambda category, rng: striped, scale=(1.0, 1.0)))
+        layout = layout_of(np.full((60, 60, 1), 120, np.uint8), ("dent", 20, 20, 16, 16))
+        inside = layout.foreground
+        for sample in bold.render([layout] * 12, range(12)):
+            assert np.abs(sample.image[inside].astype(int) - 120).max() > 30

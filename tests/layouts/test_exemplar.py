@@ -78,7 +78,7 @@ class TestElsewhere:
         background = np.full((200, 220, 3), 100 + lift, np.uint8)
         instance = instance_of(own.foreground, left=80, top=90, warp_to=SOURCE)
         pasted, crop = paste_into(background, instance, ExemplarBank([own]))
-        deep = cv2.erode(instance_mask(instance, crop, (200, 220)).astype(np.uint8), np.ones((7, 7))) > 0
+        deep = cv2.erode(instance_mask(instance, crop).astype(np.uint8), np.ones((7, 7))) > 0
         pixels = (pasted + 1) * 127.5
         # the real dent reflects 40 of 100: so does this one
         assert pixels[deep].mean() == pytest.approx(0.4 * (100 + lift), abs=2.5)
@@ -93,7 +93,7 @@ class TestElsewhere:
         straight = np.zeros((90, 120), bool)
         straight[10:80, 60:62] = True
         pasted, crop = paste_into(np.full((90, 120, 1), 100, np.uint8), instance_of(straight), ExemplarBank([crack]))
-        pixels = (pasted[instance_mask(instance_of(straight), crop, (90, 120))] + 1) * 127.5
+        pixels = (pasted[instance_mask(instance_of(straight), crop)] + 1) * 127.5
         assert np.median(pixels) < 40
         assert (pixels < 70).mean() > 0.9
 
@@ -102,7 +102,7 @@ class TestElsewhere:
         background = np.random.default_rng(3).integers(0, 255, (200, 220, 3), np.uint8)
         instance = instance_of(own.foreground, left=0, top=150, warp_to=SOURCE)
         pasted, crop = paste_into(background, instance, ExemplarBank([own]))
-        outside = ~instance_mask(instance, crop, (200, 220))
+        outside = ~instance_mask(instance, crop)
         np.testing.assert_array_equal(pasted[outside], ValueRange(0, 255).to_float(cut(background, crop))[outside])
 
     @pytest.mark.parametrize(("channels", "on"), [(1, 3), (3, 1)])
@@ -112,14 +112,14 @@ class TestElsewhere:
         instance = instance_of(own.foreground, warp_to=SOURCE)
         pasted, crop = paste_into(background, instance, ExemplarBank([own]))
         assert pasted.shape == (crop.side, crop.side, on)
-        assert pasted[instance_mask(instance, crop, (90, 120))].mean() < -0.5
+        assert pasted[instance_mask(instance, crop)].mean() < -0.5
 
     def test_a_16_bit_background_keeps_its_own_range(self):
         own = defect()
         background = np.random.default_rng(3).integers(3000, 4000, (90, 120, 1), np.uint16)
         instance = instance_of(own.foreground, warp_to=SOURCE)
         pasted, crop = paste_into(background, instance, ExemplarBank([own]))
-        outside = ~instance_mask(instance, crop, (90, 120))
+        outside = ~instance_mask(instance, crop)
         assert np.abs(pasted).max() <= 1
         np.testing.assert_array_equal(
             pasted[outside], ValueRange.of(background).to_float(cut(background, crop))[outside]
@@ -174,13 +174,13 @@ class TestChoice:
         instance = instance_of(ellipse((60, 60), (30, 30), (12, 6), 90.0))
         background = np.full((60, 60, 3), 100, np.uint8)
         pasted, crop = paste_into(background, instance, ExemplarBank([other, own]))
-        deep = cv2.erode(instance_mask(instance, crop, (60, 60)).astype(np.uint8), np.ones((5, 5))) > 0
+        deep = cv2.erode(instance_mask(instance, crop).astype(np.uint8), np.ones((5, 5))) > 0
         assert ((pasted + 1) * 127.5)[deep].mean() == pytest.approx(40, abs=4)
 
     def test_so_does_a_mask_whose_source_is_not_among_the_training_defects(self):
         instance = instance_of(ellipse(), warp_to="ground_truth/dent/elsewhere_mask.png")
         pasted, crop = paste_into(np.full((90, 120, 3), 100, np.uint8), instance, ExemplarBank([defect()]))
-        assert pasted[instance_mask(instance, crop, (90, 120))].mean() < -0.4
+        assert pasted[instance_mask(instance, crop)].mean() < -0.4
 
     def test_the_seed_decides_which_and_nothing_else_does(self):
         tones = (0, 20, 40, 60)
@@ -222,10 +222,22 @@ def test_the_part_that_is_looked_at_gives_the_same_pixels_as_the_whole(start):
     np.testing.assert_array_equal(looked_at, whole)
 
 
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (20, 11), (39, 21)])
+def test_the_mask_in_a_crop_is_cut_from_the_mask_of_the_whole_picture(left, top):
+    shape = np.random.default_rng(0).random((9, 11)) < 0.6
+    shape[0] = shape[-1] = shape[:, 0] = shape[:, -1] = True
+    instance = Instance(id=1, defect="dent", mask=shape, left=left, top=top)
+    whole = np.zeros((30, 50), bool)
+    whole[top : top + 9, left : left + 11] = shape
+    crop = crop_around(instance.bbox, image_size=(30, 50), min_side=40)
+    framed = np.pad(whole, 40)[40 + crop.top :, 40 + crop.left :][: crop.side, : crop.side]
+    np.testing.assert_array_equal(instance_mask(instance, crop), framed)
+
+
 def test_a_picture_one_pixel_high_is_an_exemplar_like_any_other():
     exemplar = Exemplar(np.full((1, 40, 1), 90, np.uint8), np.ones((1, 40), bool), "tile", "dent", source="m.png")
     instance = Instance(id=1, defect="dent", mask=np.ones((3, 9), bool), left=10, top=10)
     crop = crop_around(instance.bbox, image_size=(48, 48))
-    inside = instance_mask(instance, crop, (48, 48))
+    inside = instance_mask(instance, crop)
     warped = ExemplarBank([exemplar]).warped(instance, crop, inside, category="tile", seed=0)
     np.testing.assert_allclose(warped[inside], 90 / 127.5 - 1, atol=1e-5)

@@ -207,6 +207,16 @@ def test_fingerprints_differ_by_the_angle_between_the_details():
         assert correlation < 0.95 or max(distances) <= max_bits(0.9)
 
 
+def test_a_fingerprint_is_its_bits_from_the_most_significant_on_summed_in_whole_numbers():
+    """Stores hold it: neither the order of the bits nor the way of summing may change."""
+    detail = np.random.default_rng(1).normal(size=(32, 32)).astype(np.float32)
+    detail /= np.linalg.norm(detail)
+    whole = [round(float(value) * 4096) for value in detail.ravel()]
+    signs = (np.random.default_rng(0).integers(0, 2, (256, 1024)) * 2 - 1).tolist()
+    bits = [sum(sign * value for sign, value in zip(row, whole, strict=True)) > 0 for row in signs]
+    assert f"{gate_measures.fingerprint(detail):0256b}" == "".join("01"[bit] for bit in bits)
+
+
 def test_of_five_thousand_stored_samples_only_alike_ones_are_read(good):
     case = next(one for one in good if one.foreground.sum() >= LARGE)
     rng, asked = np.random.default_rng(0), []

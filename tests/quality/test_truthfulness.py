@@ -36,17 +36,27 @@ class TestTruth:
         image = np.where((mask | drawn)[..., None], 10, source).astype(np.uint8)
         found = truth(change(source, image, mask), source, image, mask.astype(np.uint16))
         assert found["alignment"] == pytest.approx(0.5, abs=0.05)
-        assert found["leak"] > 0
         assert found["invisible"] == 0
+        step = source.astype(int) - 10
+        # the mask and two pixels around it, 14 × 14, are no leak; of what was drawn beside it columns 20 to 27 are
+        outside, inside = step[8:18, 20:28].sum() / (3 * (64 * 64 - 14 * 14)), step[8:18, 8:18].mean()
+        assert found["leak"] == round(outside / inside, 4)
+
+    def test_an_instance_that_shows_in_part_is_visible_in_part(self):
+        source, mask = surface(), box(8, 8, 24)
+        image = np.where(box(8, 8, 12)[..., None], 10, source).astype(np.uint8)
+        share = truth(change(source, image, mask), source, image, mask.astype(np.uint16))["visible"]["1"]
+        assert 0.25 <= share < 0.9  # what was drawn, and where means over its surroundings still show it
+        assert share == round(share, 4)
 
 
 class TestLeak:
     def test_it_is_the_mean_outside_two_pixels_over_the_mean_inside(self):
-        before, region = np.zeros((64, 64, 1)), box(20, 20)
-        after = np.where(region[..., None], 0.5, 0.05)
+        before, region = np.full((64, 64, 1), 0.25), box(20, 20)
+        after = np.where(region[..., None], 0.75, 0.3)
         assert leak_ratio(before, after, region) == pytest.approx(0.1)
         near = box(18, 18, 14)
-        assert leak_ratio(before, np.where(near[..., None], 0.5, 0.0), region) == 0
+        assert leak_ratio(before, np.where(near[..., None], 0.75, 0.25), region) == 0
 
     def test_a_region_that_fills_the_picture_leaks_nowhere(self):
         assert leak_ratio(np.zeros((8, 8, 1)), np.ones((8, 8, 1)), np.ones((8, 8), bool)) == 0

@@ -48,6 +48,11 @@ def test_the_gate_is_on_by_default_and_its_store_passes_audit_replay_resume_and_
     assert cli("replay", config, *chosen, "--id", redrawn["id"], "--output", tmp_path / "again.png").code == 0
     assert (tmp_path / "again.png").read_bytes() == (store / redrawn["image"]).read_bytes()
 
+    refused = cli("generate", config, *chosen, "-s", "generate.gate.visible.min_share=0.2")
+    assert refused.code == 2
+    (said,) = refused.err.strip().splitlines()
+    assert "generate.gate.visible.min_share 0.08 (this run has 0.2); " in said
+
     before = contents(store)
     (store / redrawn["image"]).unlink()
     (store / "rejected" / "rejected.jsonl").unlink()
