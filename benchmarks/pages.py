@@ -58,7 +58,9 @@ def autoencoder_page(results: dict[str, dict[str, Any]]) -> str:
         difference = result["shipped_minus_yardstick"]
         for name, found in result["autoencoders"].items():
             kid = found["kid"]
-            more = f"{difference['mean']:+.2f} ({difference['low']:+.2f} to {difference['high']:+.2f})"
+            better = "shipped is better" if difference["high"] < 0 else "yardstick is better"
+            judged = better if difference["low"] * difference["high"] > 0 else "no measurable difference"
+            more = f"{difference['mean']:+.2f} ({difference['low']:+.2f} to {difference['high']:+.2f}), {judged}"
             rows.append(
                 [
                     data,
