@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 RUN_CONFIGS = sorted(
     path
     for path in (ROOT / "configs").glob("*.yaml")
-    if path.stem not in {"autoencoder", "base_pretrain"} and not path.stem.startswith(("bench_", "facades_"))
+    if path.stem not in {"autoencoder", "base_pretrain", "decoder"} and not path.stem.startswith(("bench_", "facades_"))
 )
 
 

@@ -81,7 +81,7 @@ class TestCost:
         counted = Calls(pipeline, monkeypatch)
         draw(pipeline)
         assert counted.unet == calls
-        assert counted.decoded == [4], "one batch: the drawn latents and the source's own"
+        assert counted.decoded == [2], "one batch: the drawn latents"
         extra = [1] * pipeline.inpainting  # the grey an inpainting UNet is shown
         assert counted.encoded == [1, 1, *extra]
         draw(pipeline)
