@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from fastsynth.config import Config
 from fastsynth.diffusion.pretrained.config import PretrainedBaseConfig
@@ -77,6 +77,11 @@ def _base_kind(section: Any) -> str:
     return str(section.get("kind", "compact") if isinstance(section, dict) else getattr(section, "kind", "compact"))
 
 
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 class FASTConfig(Config):
     """`renderer` section of a run with `kind: fast`."""
 
@@ -95,7 +100,7 @@ class FASTConfig(Config):
     kernel: Literal["exact", "published"] = "exact"
     spacing: Literal["logsnr", "uniform"] = "logsnr"
     solver_order: Literal[1, 2] = 2
-    farm: Literal["input", "output", "off"] = "input"
+    farm: Annotated[Literal["input", "output", "off"], BeforeValidator(_off)] = "input"
     """Where FARM acts: on the UNet's input, on the sample after each step (the paper's placement), or nowhere."""
     background: Literal["x0_blend", "paste_all", "paste_250_750"] = "x0_blend"
     """How the surroundings of the mask follow the background: blended into every x̂_0, pasted into every sample with

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from renderer_laws import DrawnAnewLaws, KnownDefectLaws, background, bank, layout_of
 
+from fastsynth.config import load_config
+from fastsynth.diffusion.config import FASTConfig
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.layouts.layout import add_instance
 from fastsynth.types import Renderer, Warp
@@ -113,3 +115,14 @@ class TestExemplars:
         (from_noise,), (from_exemplar,) = (fast(start=start).render([layout], [1]) for start in ("noise", "exemplar"))
         assert from_noise.notes == {"start": "noise"}
         assert from_exemplar.notes == {"start": "exemplar", "strength": 0.6}
+
+
+def test_a_bare_off_in_yaml_leaves_farm_out(tmp_path):
+    """YAML 1.1 reads it as false."""
+    path = tmp_path / "fast.yaml"
+    path.write_text("farm: off\n")
+    assert load_config(FASTConfig, path).farm == "off"
+    assert load_config(FASTConfig, path, ["farm=off"]).farm == "off"
+    path.write_text("farm: on\n")
+    with pytest.raises(ValueError, match=r"farm: got True; Input should be 'input', 'output' or 'off'"):
+        load_config(FASTConfig, path)
