@@ -23,7 +23,7 @@ IDENTITY = {
     "run_seed": 7,
     "version": "0.1.0",
     "defects": ["spot"],
-    "gate_sha256": "g",
+    "gate": {"generate.gate.attempts": 8},
 }
 SOURCE = "plate/train/good/000.png"
 COUNT, ATTEMPTS = 10, 3
@@ -77,7 +77,7 @@ def fill(
     keep_rejected: bool = True,
 ) -> int:
     """Fill the store or one shard of it; returns how many samples were drawn."""
-    identity = {key: value for key, value in IDENTITY.items() if gated or key != "gate_sha256"}
+    identity = {key: value for key, value in IDENTITY.items() if gated or key != "gate"}
     with Store.open(folder, identity=identity, shard=shard) as store, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         filling = Filling(

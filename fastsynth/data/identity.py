@@ -14,8 +14,7 @@ class Identity(TypedDict):
 
     model_sha256: None for renderers without a model.
     defects: class names in the order of their indices; a class-index PNG holds 1 for the first.
-    gate_sha256: hash of the gate's settings; absent when every sample was kept.
-    gate: those settings, dotted key → value; only to name what differs, the hash decides.
+    gate: dotted key → value of the gate's settings; absent when every sample was kept.
     notice: what every line and every export must say; absent when the data ask for nothing of the kind.
     """
 
@@ -25,7 +24,6 @@ class Identity(TypedDict):
     run_seed: int
     version: str
     defects: list[str]
-    gate_sha256: NotRequired[str]
     gate: NotRequired[dict[str, Any]]
     notice: NotRequired[str]
 
@@ -36,25 +34,19 @@ def settle_identity(folder: Path, identity: Identity) -> None:
     if not path.is_file():
         write_json(path, identity)
     stored = read_json(path)
-    for key in sorted((identity.keys() | stored.keys()) - {"gate"}):
-        if stored.get(key) != identity.get(key):
-            difference = f"{key} {stored.get(key)!r}, this run has {identity.get(key)!r}"
-            if key == "gate_sha256":
-                difference = _gate_difference(stored, identity)
+    for key in sorted(identity.keys() | stored.keys()):
+        was, now = stored.get(key), identity.get(key)
+        if was != now:
+            difference = _gate_difference(was, now) if key == "gate" else f"{key} {was!r}, this run has {now!r}"
             raise ValueError(
                 f"{folder} was made with {difference}; write to another folder, or delete this one to start over"
             )
 
 
-def _gate_difference(stored: Mapping[str, Any], identity: Identity) -> str:
+def _gate_difference(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     """Which settings of the gate differ, in one line."""
-    if "gate_sha256" not in stored or "gate_sha256" not in identity:
-        had, has = ("gate_sha256" in one for one in (stored, identity))
-        return f"generate.gate.enabled {had}, this run has {has}"
-    was, now = stored.get("gate"), identity.get("gate", {})
-    judge = "`fastsynth filter` judges its samples by the new ones"
-    if was is None:  # of a store that knows the hash alone
-        return f"other settings of generate.gate; {judge}"
+    if was is None or now is None:
+        return f"generate.gate.enabled {was is not None}, this run has {now is not None}"
     changed = [key for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)]
     each = ", ".join(f"{key} {was.get(key)!r} (this run has {now.get(key)!r})" for key in changed)
-    return f"{each}; {judge}"
+    return f"{each}; `fastsynth filter` judges its samples by the new ones"

@@ -6,7 +6,6 @@ to the latents, so that the decoder learns to make coherent texture of latents t
 same command continues from the last checkpoint.
 """
 
-import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,16 @@ from typing import Annotated
 import cv2
 import numpy as np
 import torch
-from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from fastsynth.checkpoints import load_checkpoint, save_checkpoint
 from fastsynth.config import Config, load_config
 from fastsynth.data.surfaces import draw_surface, free_pictures
+from fastsynth.diffusion.adversarial import AdversarialTraining
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.defects import KINDS, draw_defect, draw_foreground
-from fastsynth.diffusion.perceptual import PerceptualDistance
-from fastsynth.loops import Progress
 
 SURFACE_SIZE = 192
 FREE_SHARE = 0.3
@@ -62,22 +56,6 @@ class AutoencoderConfig(Config):
     roughness_weight: Annotated[float, Field(ge=0)] = 0.03
     """Price of what varies between neighbouring latents (`latent_roughness`)."""
     save_every: Annotated[int, Field(ge=1)] = 500
-
-
-class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches of 38 px: (B, 3, H, W) in [-1, 1] to (B, 1, H/8, W/8) logits."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        widths = (3, width, 2 * width, 4 * width)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            convolution = nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, stride=2, padding=1))
-            layers += [convolution, nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.layers(image)
 
 
 @dataclass(frozen=True)
@@ -134,64 +112,37 @@ def latent_roughness(latents: Tensor) -> Tensor:
 def pretrain(config: AutoencoderConfig) -> Path:
     """Train to the end, continuing from the last checkpoint; returns the folder of the finished model."""
     pool = build_pool(config)
-    accelerator = Accelerator()
     torch.manual_seed(config.seed)  # weights only; crops and latent noise have their own generators
-    model = CompactAutoencoder(latent_channels=config.latent_channels)
-    discriminator = PatchDiscriminator()
-    perceptual = PerceptualDistance(out_indices=(0, 1, 2, 3)).to(accelerator.device)
-    for part in (model, discriminator, perceptual):
-        part.to(memory_format=torch.channels_last)  # faster on the CPU
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-4)
-    judge_optimizer = torch.optim.AdamW(discriminator.parameters(), 2e-4, betas=(0.5, 0.9))
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=200, num_training_steps=config.steps)
-    ema = EMAModel(model.parameters(), decay=0.998)
-    model, discriminator, optimizer, judge_optimizer, schedule = accelerator.prepare(
-        model, discriminator, optimizer, judge_optimizer, schedule
+    training = AdversarialTraining(
+        CompactAutoencoder(latent_channels=config.latent_channels).train(),
+        output=config.output,
+        max_train_steps=config.steps,
+        warmup_steps=200,
+        learning_rate=config.learning_rate,
+        judge_learning_rate=2e-4,
+        ema_decay=0.998,
+        save_every=config.save_every,
     )
-    ema.to(accelerator.device)
-    progress = Progress()
-    accelerator.register_for_checkpointing(ema, progress)
-    load_checkpoint(accelerator, config.output)
-
-    model.train()
-    bar = tqdm(total=config.steps, initial=progress.step, desc="autoencoder")
-    while progress.step < config.steps:
-        rng = np.random.default_rng((config.seed, progress.step))
-        image = pool.batch(*_crops(config, progress.step), rng).to(accelerator.device)
+    model = training.model
+    for step in training.steps():
+        rng = np.random.default_rng((config.seed, step))
+        image = pool.batch(*_crops(config, step), rng).to(training.device)
         image = image.contiguous(memory_format=torch.channels_last)
         latents = model.encode(image).latents
-        noise = latent_noise(latents.shape, scale=_noise_scale(config, progress.step), rng=rng).to(latents)
+        noise = latent_noise(latents.shape, scale=_noise_scale(config, step), rng=rng).to(latents)
         decoded = model.decode(latents + noise).sample
 
         pixel = (decoded - image).abs().mean()
-        look = perceptual(decoded, image).mean()
+        look = training.perceptual(decoded, image).mean()
         loss = pixel + config.perceptual_weight * look + config.roughness_weight * latent_roughness(latents)
-        judged = progress.step >= config.adversarial_start * config.steps and config.adversarial_weight > 0
+        everywhere = torch.ones_like(latents[:, :1])
+        judged = step >= config.adversarial_start * config.steps and config.adversarial_weight > 0
         if judged:
-            discriminator.requires_grad_(False)
-            loss = loss - config.adversarial_weight * discriminator(decoded).mean()
-            discriminator.requires_grad_(True)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
+            loss = loss - config.adversarial_weight * training.believed(decoded, mask=everywhere)
+        training.learn(loss, l1=pixel, look=look)
         if judged:
-            real, fake = discriminator(image), discriminator(decoded.detach())
-            accelerator.backward(functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
-            judge_optimizer.step()
-            judge_optimizer.zero_grad()
-
-        progress.step += 1
-        bar.update()
-        if progress.step % 50 == 0:
-            bar.set_postfix(l1=f"{pixel.item():.4f}", look=f"{look.item():.4f}")
-        if progress.step % config.save_every == 0 or progress.step == config.steps:
-            # the model first: where the last checkpoint is, a model is too
-            export_averaged(accelerator.unwrap_model(model), ema, config.output / "model")
-            save_checkpoint(accelerator, config.output, step=progress.step)
-    return config.output / "model"
+            training.learn_to_judge(image, decoded, mask=everywhere)
+    return training.exported
 
 
 def _crops(config: AutoencoderConfig, step: int) -> tuple[int, int]:
@@ -212,15 +163,6 @@ def latent_noise(shape: torch.Size, *, scale: float, rng: np.random.Generator) -
     """(B, C, h, w), of another standard deviation in every picture: |N(0, 1)| times `scale`."""
     strength = np.abs(rng.standard_normal((shape[0], 1, 1, 1))) * scale
     return torch.from_numpy(strength * rng.standard_normal(shape))
-
-
-def export_averaged(model: nn.Module, ema: EMAModel, folder: Path) -> None:
-    """Save the averaged weights in half precision; the model in training stays as it was."""
-    assert isinstance(model, CompactAutoencoder)
-    averaged = CompactAutoencoder.from_config(model.config)
-    averaged.load_state_dict(model.state_dict())
-    ema.copy_to(averaged.parameters())
-    averaged.half().save_pretrained(folder)
 
 
 if __name__ == "__main__":

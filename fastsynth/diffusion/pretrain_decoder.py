@@ -3,8 +3,8 @@
 The decoder of `pretrain` has seen latents of whole pictures. In FAST it gets others: a defect's inside the mask, the
 hidden background's around it, and fine structure that a denoiser made up. Here it learns from such latents: the base
 redraws generated defects from a share of the diffusion time on, so that their coarse content is still the picture's,
-and the decoder turns half of them, and the defects' own latents, back into the picture. Where the fine structure was
-made up, the pixels cannot be right, so there only the look counts, and whether a patch discriminator believes it.
+and the decoder turns these, and the defects' own latents, back into the picture. Where the fine structure was made up,
+the pixels cannot be right, so there only the look counts, and whether a patch discriminator believes it.
 
 The encoder stays as it was, and with it the latents, the base, and every model trained on them. Resumable.
 """
@@ -17,28 +17,24 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
-from diffusers.training_utils import EMAModel
 from pydantic import Field
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from fastsynth.checkpoints import load_checkpoint, save_checkpoint
 from fastsynth.config import Config, load_config
+from fastsynth.diffusion.adversarial import AdversarialTraining
 from fastsynth.diffusion.autoencoder import DOWNSAMPLING
 from fastsynth.diffusion.base import latent_mask, load_autoencoder
 from fastsynth.diffusion.building import new_pipeline
 from fastsynth.diffusion.config import UNetConfig
 from fastsynth.diffusion.defects import KINDS
-from fastsynth.diffusion.perceptual import PerceptualDistance
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.diffusion.pretrain import PatchDiscriminator, export_averaged, latent_noise
+from fastsynth.diffusion.pretrain import latent_noise
 from fastsynth.diffusion.pretrain_base import CATEGORY, base_views
 from fastsynth.diffusion.views import View
 from fastsynth.files import atomic_write
-from fastsynth.loops import Progress
 
 Share = Annotated[float, Field(ge=0, le=1)]
 DRAWN_AT_ONCE = 16
@@ -158,80 +154,46 @@ def fidelity(decoded: Tensor, pictures: Tensor, *, redrawn: Tensor) -> Tensor:
     return torch.where(redrawn, cells, pixels)
 
 
-def inside_mean(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, 1, h, w) over the mask of each picture, then over the batch."""
-    return ((logits * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)).mean()
-
-
 def finish(config: DecoderConfig) -> Path:
     """Train to the end, continuing from the last checkpoint; returns the folder of the finished model."""
     path = config.output / "views.safetensors"
     if not path.is_file():
         redrawn_views(config).save(path)
     views = RedrawnViews.load(path)
-    accelerator = Accelerator()
-    torch.manual_seed(config.seed)  # the discriminator's weights only; everything else has its own generators
+    torch.manual_seed(config.seed)  # the judge's weights only; everything else has its own generators
     model = load_autoencoder(config.autoencoder)
     model.decoder.requires_grad_(True)
-    discriminator = PatchDiscriminator()
-    perceptual = PerceptualDistance(out_indices=(0, 1, 2, 3)).to(accelerator.device)
-    for part in (model, discriminator, perceptual):
-        part.to(memory_format=torch.channels_last)  # faster on the CPU
-    optimizer = torch.optim.AdamW(model.decoder.parameters(), config.learning_rate, weight_decay=1e-4)
-    judge_optimizer = torch.optim.AdamW(discriminator.parameters(), 4e-4, betas=(0.5, 0.9))
     warmup = max(1, config.steps // 10)
-    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=warmup, num_training_steps=config.steps)
-    ema = EMAModel(model.parameters(), decay=0.99)
-    model, discriminator, optimizer, judge_optimizer, schedule = accelerator.prepare(
-        model, discriminator, optimizer, judge_optimizer, schedule
+    training = AdversarialTraining(
+        model,
+        output=config.output,
+        max_train_steps=config.steps,
+        warmup_steps=warmup,
+        learning_rate=config.learning_rate,
+        judge_learning_rate=4e-4,
+        ema_decay=0.99,
+        save_every=config.save_every,
     )
-    ema.to(accelerator.device)
-    progress = Progress()
-    accelerator.register_for_checkpointing(ema, progress)
-    load_checkpoint(accelerator, config.output)
-
-    bar = tqdm(total=config.steps, initial=progress.step, desc="decoder")
-    while progress.step < config.steps:
-        rng = np.random.default_rng((config.seed, progress.step))
+    for step in training.steps():
+        rng = np.random.default_rng((config.seed, step))
         picks = rng.integers(len(views.pictures), size=config.batch_size)
-        from_redrawn = rng.random(config.batch_size) < config.redrawn_share
-        batch = views.batch(picks, redrawn=from_redrawn)
-        pictures, masks, latents = (part.to(accelerator.device) for part in batch)
-        redrawn = torch.from_numpy(from_redrawn).to(accelerator.device)
+        redrawn = rng.random(config.batch_size) < config.redrawn_share
+        batch = views.batch(picks, redrawn=redrawn)
+        pictures, masks, latents = (part.to(training.device) for part in batch)
         mask = latent_mask(masks)
         noise = latent_noise(latents.shape, scale=config.latent_noise, rng=rng).to(latents)
+        noisy = (latents + mask * noise).contiguous(memory_format=torch.channels_last)
+        decoded = training.model.decode(noisy).sample
 
-        decoded = model.decode((latents + mask * noise).contiguous(memory_format=torch.channels_last)).sample
         # only the inside is ever seen, so only that is judged, in its surroundings
         shown = torch.where(masks > 0, decoded, pictures)
-        distance = fidelity(decoded, pictures, redrawn=redrawn).mean()
-        look = perceptual(shown, pictures).mean()
-        discriminator.requires_grad_(False)
-        believed = inside_mean(discriminator(shown), mask)
-        discriminator.requires_grad_(True)
-        ramp = min(1.0, progress.step / warmup)
-        loss = distance + config.perceptual_weight * look - ramp * config.adversarial_weight * believed
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
-        real, fake = discriminator(pictures), discriminator(shown.detach())
-        doubt = inside_mean(functional.relu(1 - real), mask) + inside_mean(functional.relu(1 + fake), mask)
-        accelerator.backward(doubt)
-        judge_optimizer.step()
-        judge_optimizer.zero_grad()
-
-        progress.step += 1
-        bar.update()
-        if progress.step % 50 == 0:
-            bar.set_postfix(l1=f"{distance.item():.4f}", look=f"{look.item():.4f}", doubt=f"{doubt.item():.2f}")
-        if progress.step % config.save_every == 0 or progress.step == config.steps:
-            # the model first: where the last checkpoint is, a model is too
-            export_averaged(accelerator.unwrap_model(model), ema, config.output / "model")
-            save_checkpoint(accelerator, config.output, step=progress.step)
-    return config.output / "model"
+        distance = fidelity(decoded, pictures, redrawn=torch.from_numpy(redrawn).to(training.device)).mean()
+        look = training.perceptual(shown, pictures).mean()
+        adversarial = min(1.0, step / warmup) * config.adversarial_weight
+        loss = distance + config.perceptual_weight * look - adversarial * training.believed(shown, mask=mask)
+        training.learn(loss, l1=distance, look=look)
+        training.learn_to_judge(pictures, shown, mask=mask)
+    return training.exported
 
 
 if __name__ == "__main__":

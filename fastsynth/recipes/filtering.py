@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from fastsynth.data.manifest import dump_line, parse_line, read_manifest, shard_files
 from fastsynth.data.store import FILE_KEYS, IDENTITY, MANIFEST, Store
 from fastsynth.errors import CheckFailedError
-from fastsynth.files import atomic_write, read_json, sha256_json, write_json
+from fastsynth.files import atomic_write, read_json, write_json
 from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate import FINGERPRINT, Case, Duplicates, Gate, Verdict, fingerprint
 from fastsynth.quality.gate_config import GateConfig
@@ -32,17 +32,9 @@ Draw = Callable[[Sequence[int], int], list[Sample]]
 """(ids, attempt) → one sample per id. The bytes may depend on which ids are drawn together, and on nothing else."""
 
 
-class GateIdentity(TypedDict):
-    """All settings that can change which samples are kept or what is written about the others, and their hash."""
-
-    gate_sha256: str
-    gate: dict[str, Any]
-
-
-def gate_identity(settings: GateConfig) -> GateIdentity:
-    """What a store's identity says about the gate."""
-    values = settings.model_dump(mode="json", exclude={"enabled"})
-    return {"gate_sha256": sha256_json(values), "gate": dotted(values, "generate.gate")}
+def gate_settings(settings: GateConfig) -> dict[str, Any]:
+    """Dotted key → value of all settings that can change which samples are kept or what is written about the others."""
+    return dotted(settings.model_dump(mode="json", exclude={"enabled"}), "generate.gate")
 
 
 def open_gate(run: Run) -> Gate:
@@ -233,7 +225,7 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
                 if not verdict.reasons
             ]
             _rewrite(store, kept)
-            write_json(folder / IDENTITY, {**identity, **gate_identity(settings)})
+            write_json(folder / IDENTITY, {**identity, "gate": gate_settings(settings)})
     reasons = Counter(verdict.reasons[0] for _, verdict in refused)
     return {"samples": len(judged), "kept": len(judged) - len(refused), "reasons": dict(reasons.most_common())}
 

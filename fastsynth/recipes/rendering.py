@@ -31,7 +31,7 @@ from fastsynth.processes import process_count, process_index
 from fastsynth.quality.audit import AuditReport, audit
 from fastsynth.recipes import fast, layout_training
 from fastsynth.recipes.fast import TRAINED
-from fastsynth.recipes.filtering import Filling, all_drawn, gate_identity, open_gate
+from fastsynth.recipes.filtering import Filling, all_drawn, gate_settings, open_gate
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.stopping import gentle_stop
@@ -261,7 +261,7 @@ def _identity(run: Run) -> Identity:
         defects=sorted({record.defect for record in run.dataset.defects if record.defect}),
     )
     if settings.enabled:
-        identity.update(gate_identity(settings))
+        identity["gate"] = gate_settings(settings)
     if notice := notice_of(run.dataset):
         identity["notice"] = notice
     return identity

@@ -213,13 +213,12 @@ def test_another_identity_is_refused_and_the_key_is_named(tmp_path, background):
     ("made", "now", "said"),
     [
         (
-            {"gate_sha256": "a", "gate": {"generate.gate.attempts": 8, "generate.gate.seam.max_ratio": 1.6, "same": 1}},
-            {"gate_sha256": "b", "gate": {"generate.gate.attempts": 2, "generate.gate.seam.max_ratio": 1.5, "same": 1}},
+            {"gate": {"generate.gate.attempts": 8, "generate.gate.seam.max_ratio": 1.6, "same": 1}},
+            {"gate": {"generate.gate.attempts": 2, "generate.gate.seam.max_ratio": 1.5, "same": 1}},
             "generate.gate.attempts 8 (this run has 2), generate.gate.seam.max_ratio 1.6 (this run has 1.5); ",
         ),
-        ({}, {"gate_sha256": "b", "gate": {"k": 1}}, "generate.gate.enabled False, this run has True; "),
-        ({"gate_sha256": "a", "gate": {"k": 1}}, {}, "generate.gate.enabled True, this run has False; "),
-        ({"gate_sha256": "a"}, {"gate_sha256": "b", "gate": {"k": 1}}, "other settings of generate.gate; "),
+        ({}, {"gate": {"k": 1}}, "generate.gate.enabled False, this run has True; "),
+        ({"gate": {"k": 1}}, {}, "generate.gate.enabled True, this run has False; "),
     ],
 )
 def test_of_another_gate_the_settings_that_differ_are_named_in_one_line(tmp_path, made, now, said):
@@ -229,12 +228,6 @@ def test_of_another_gate_the_settings_that_differ_are_named_in_one_line(tmp_path
     assert f"{tmp_path / 'store'} was made with {said}" in str(caught.value)
     assert "same" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_store_that_knows_its_gate_by_the_hash_alone_goes_on(tmp_path):
-    """As version 0.1.0 wrote it at first."""
-    Store.open(tmp_path / "store", identity={**IDENTITY, "gate_sha256": "a"}).close()
-    Store.open(tmp_path / "store", identity={**IDENTITY, "gate_sha256": "a", "gate": {"k": 1}}).close()
 
 
 def test_a_folder_of_other_files_never_becomes_a_store(tmp_path, background):

@@ -8,9 +8,10 @@ import torch
 
 from fastsynth.config import load_config
 from fastsynth.diffusion import pretrain as module
+from fastsynth.diffusion.adversarial import PatchDiscriminator
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.base import load_autoencoder
-from fastsynth.diffusion.pretrain import AutoencoderConfig, CropPool, PatchDiscriminator, pretrain
+from fastsynth.diffusion.pretrain import AutoencoderConfig, CropPool, pretrain
 
 SHIPPED_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "autoencoder.yaml"
 

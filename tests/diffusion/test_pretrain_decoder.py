@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastsynth.config import load_config
-from fastsynth.diffusion import pretrain_decoder as module
+from fastsynth.diffusion import adversarial
 from fastsynth.diffusion.base import latent_mask, load_autoencoder
 from fastsynth.diffusion.building import new_pipeline
 from fastsynth.diffusion.bundle import load_base, save_base
@@ -59,14 +59,14 @@ class TestFinish:
 
     def test_a_killed_and_resumed_finish_equals_an_uninterrupted_one(self, config_of, monkeypatch):
         straight = load_autoencoder(finish(config_of("straight")))
-        parts, whole = config_of("parts"), module.save_checkpoint
+        parts, whole = config_of("parts"), adversarial.save_checkpoint
 
         def save_then_die(*arguments, **options):
             whole(*arguments, **options)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "save_checkpoint", save_then_die)
+            patch.setattr(adversarial, "save_checkpoint", save_then_die)
             with pytest.raises(KeyboardInterrupt):
                 finish(parts)
         half_way = load_autoencoder(parts.output / "model").state_dict()

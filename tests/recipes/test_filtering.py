@@ -219,7 +219,7 @@ def filled_run(tiny_tree, tmp_path) -> Run:
         return samples
 
     identity = {**IDENTITY, "defects": ["blob", "crack"]}
-    del identity["gate_sha256"]
+    del identity["gate"]
     with Store.open(run.store_folder, identity=identity) as store:
         filling = Filling(
             store, source_sha256=run.split.sha256, gate=None, attempts=1, keep_rejected=True, with_truth=False
