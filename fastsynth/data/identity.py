@@ -35,9 +35,10 @@ def settle_identity(folder: Path, identity: Identity) -> None:
         write_json(path, identity)
     stored = read_json(path)
     for key in sorted(identity.keys() | stored.keys()):
-        was, now = stored.get(key), identity.get(key)
-        if was != now:
-            difference = _gate_difference(was, now) if key == "gate" else f"{key} {was!r}, this run has {now!r}"
+        if stored.get(key) != identity.get(key):
+            difference = f"{key} {stored.get(key)!r}, this run has {identity.get(key)!r}"
+            if key == "gate":
+                difference = _gate_difference(stored.get("gate"), identity.get("gate"))
             raise ValueError(
                 f"{folder} was made with {difference}; write to another folder, or delete this one to start over"
             )

@@ -77,7 +77,8 @@ class AdversarialTraining:
         prepared = self.accelerator.prepare(model, self.judge, self.optimizer, self.judge_optimizer, self.schedule)
         self.model, self.judge, self.optimizer, self.judge_optimizer, self.schedule = prepared
         self.ema.to(self.device)
-        self.progress, self.shown = Progress(), {}
+        self.progress = Progress()
+        self.shown: dict[str, Tensor] = {}
         self.accelerator.register_for_checkpointing(self.ema, self.progress)
         load_checkpoint(self.accelerator, output)
 
