@@ -32,7 +32,7 @@ class Cell:
     spacing: Literal["logsnr", "uniform"] = "logsnr"
     order: int = 2
     calls: int = 10
-    farm: FARMPlace = "input"
+    farm: FARMPlace = "off"
     start: Start = "exemplar"
     strength: float = 0.2
     background: BackgroundMode = "x0_blend"
@@ -71,7 +71,7 @@ class Cell:
 
 
 DEFAULT = Cell()
-NOISE = replace(DEFAULT, start="noise", strength=1.0)
+NOISE = replace(DEFAULT, farm="input", start="noise", strength=1.0)
 HALFWAY = replace(DEFAULT, strength=0.5)
 PUBLISHED = replace(NOISE, sampler="aias published", spacing="uniform", order=1, calls=50)
 
@@ -116,7 +116,7 @@ AXES: dict[str, list[Cell]] = {
     "Start and strength": [
         DEFAULT,
         *(replace(DEFAULT, strength=strength) for strength in STRENGTHS),
-        *(replace(DEFAULT, start="farm", strength=strength) for strength in STRENGTHS),
+        *(replace(DEFAULT, farm="input", start="farm", strength=strength) for strength in STRENGTHS),
         NOISE,
     ],
     "Background": [

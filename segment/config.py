@@ -31,6 +31,9 @@ class SegmentConfig(Config):
     """Share of every batch that comes from normal images, masks empty."""
     synthetic_ratio: Share = 0.0
     """Probability that a defect crop comes from a synthetic sample: 0 real only, 1 synthetic only."""
+    synthetic_until: Share = 0.7
+    """Share of the iterations after which no synthetic sample is drawn where a type has real ones: the last ones, at
+    low rates, settle on how real defects look. 1: synthetic to the end."""
     random_share: Share = 0.2
     """Share of the defect crops that lie anywhere in a defect image; the others show a defect."""
     zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.4, 1.4)

@@ -99,6 +99,7 @@ class CropDataset(Dataset):
 
     synthetic_ratio: probability that a defect crop comes from a synthetic item; a type that has only one kind of item
         takes what it has, but ratios 0 and 1 never touch the other kind.
+    synthetic_batches: batches from this one on count as `synthetic_ratio` 0 for types that have real items.
     zoom: range of the magnification, drawn evenly on a log scale.
 
     Raises ValueError when the items leave a part of the mixture empty.
@@ -113,6 +114,7 @@ class CropDataset(Dataset):
         batch_size: int,
         normal_share: float,
         synthetic_ratio: float,
+        synthetic_batches: int,
         random_share: float,
         zoom: tuple[float, float],
         cache_bytes: int,
@@ -130,7 +132,7 @@ class CropDataset(Dataset):
         self.augmentation = augmentation
         self.crop_size = crop_size
         self.batch_size = batch_size
-        self.synthetic_ratio = synthetic_ratio
+        self.synthetic_ratio, self.synthetic_batches = synthetic_ratio, synthetic_batches
         self.random_share = random_share
         self.zoom = zoom
         self.cache = ItemCache(cache_bytes)
@@ -163,7 +165,8 @@ class CropDataset(Dataset):
             return self.normal[rng.integers(len(self.normal))]
         turn = batch * self.defects_per_batch + index - self.normals_per_batch
         real, synthetic = self.pools[self.defects[turn % len(self.defects)]]
-        pool = (synthetic or real) if rng.random() < self.synthetic_ratio else (real or synthetic)
+        ratio = self.synthetic_ratio if batch < self.synthetic_batches else 0
+        pool = (synthetic or real) if rng.random() < ratio else (real or synthetic)
         return pool[rng.integers(len(pool))]
 
     def _corner(self, decoded: DecodedItem, side: int, rng: np.random.Generator) -> tuple[int, int]:

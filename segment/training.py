@@ -211,6 +211,7 @@ def _crop_loader(
         batch_size=config.batch_size,
         normal_share=config.normal_share,
         synthetic_ratio=config.synthetic_ratio,
+        synthetic_batches=round(config.synthetic_until * config.iterations),
         random_share=config.random_share,
         zoom=config.zoom,
         cache_bytes=config.cache_megabytes * 2**20,

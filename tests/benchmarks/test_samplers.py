@@ -51,7 +51,8 @@ class TestCells:
 
     def test_the_star_s_centre_is_the_default_renderer(self):
         assert DEFAULT in CELLS
-        assert DEFAULT.settings(FASTConfig()) == FASTConfig()
+        renderer = FASTConfig()
+        assert DEFAULT.settings(renderer) == renderer.model_copy(update={"farm": renderer.farm_place})
 
 
 class TestMeasuring:
@@ -161,7 +162,7 @@ class TestPage:
     def test_the_nearest_cell_is_named_and_the_default_stands_beside_it(self, result):
         text = page("samplers_mine", result, "")
         assert "Nearest: aias exact, logsnr, order 2, 50 calls, farm input, noise, x0_blend, KID 0.120" in text
-        assert "The default, aias exact, logsnr, order 2, 10 calls, farm input, exemplar 0.2, x0_blend: KID " in text
+        assert "The default, aias exact, logsnr, order 2, 10 calls, farm off, exemplar 0.2, x0_blend: KID " in text
 
     def test_the_plot_is_a_small_picture_with_a_curve_of_every_sampler(self, result):
         def drawn(shown: dict) -> list[bool]:

@@ -8,7 +8,7 @@ import yaml
 ROWS = {
     "copy-paste": {"renderer": {"kind": "copy_paste"}},
     "FAST": {},
-    "FAST without FARM": {"renderer": {"farm": "off"}},
+    "FAST with FARM": {"renderer": {"farm": "input"}},
 }
 
 
@@ -56,7 +56,7 @@ def test_rows_that_differ_in_sampling_alone_share_the_model_but_not_the_pictures
     models, pictures = (
         [
             {p.name: p.read_bytes() for p in sorted((folder / name / part).rglob(pattern))}
-            for name in ("FAST", "FAST without FARM")
+            for name in ("FAST", "FAST with FARM")
         ]
         for part, pattern in (("model/unet", "*.safetensors"), ("synthetic", "0*[0-9].png"))
     )

@@ -34,6 +34,7 @@ def dataset(items, **settings):
         "batch_size": 8,
         "normal_share": 0.25,
         "synthetic_ratio": 0.0,
+        "synthetic_batches": 10**6,
         "random_share": 0.0,
         "zoom": (0.7, 1.4),
         "cache_bytes": 10**7,
@@ -105,6 +106,18 @@ def test_synthetic_ratio_is_the_share_of_synthetic_defect_crops(tmp_path, items)
     for ratio in (0.0, 0.3, 1.0):
         picked = [i for i in drawn(dataset(items, synthetic_ratio=ratio), 4000) if i.defect == "scratch"]
         assert np.mean([item.synthetic for item in picked]) == pytest.approx(ratio, abs=0.05)
+
+
+def test_after_its_batches_no_synthetic_crop_is_drawn_where_there_are_real_ones(tmp_path, items):
+    made = [write_item(tmp_path, f"made {kind}", kind, synthetic=True) for kind in ("scratch", "only made")]
+    crops = dataset([*items, *made], synthetic_ratio=1 / 2, synthetic_batches=20)
+    early, late = drawn(crops, 40 * 8)[: 20 * 8], drawn(crops, 40 * 8)[20 * 8 :]
+    assert {(i.defect, i.synthetic) for i in early if i.defect == "scratch"} == {("scratch", False), ("scratch", True)}
+    assert {(i.defect, i.synthetic) for i in late if i.defect} == {
+        ("scratch", False),
+        ("hole", False),
+        ("only made", True),
+    }
 
 
 def test_synthetic_only_never_shows_a_real_defect(tmp_path, items):
