@@ -244,8 +244,18 @@ class TestTimesteps:
         scheduler.set_timesteps(4)
         x_0 = randn(0)
         for t in scheduler.timesteps:
-            x = scheduler.step_original(x_0, t, randn(1), torch.Generator().manual_seed(2))
+            generator = torch.Generator().manual_seed(2)
+            before = generator.get_state()
+            x = scheduler.step_original(x_0, t, randn(1), generator)
         assert torch.equal(x, x_0)
+        assert torch.equal(generator.get_state(), before)  # a call without noise draws none
+
+    @pytest.mark.parametrize("timesteps", [[500], [999, 0], [999, 500, 1, 0]])
+    def test_custom_timesteps_are_walked_as_they_are(self, timesteps):
+        scheduler = AIASScheduler(**LDM)
+        scheduler.set_timesteps(timesteps=timesteps)
+        assert scheduler.timesteps.tolist() == timesteps
+        assert scheduler.num_inference_steps == len(timesteps)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -274,7 +284,8 @@ class TestSteps:
         x = y = randn(0)
         generators = [torch.Generator().manual_seed(1) for _ in range(2)]
         for t in composed.timesteps:
-            x, original = composed.step(denoiser(x, t), t, x, generators[0], return_dict=False)
+            drawn = composed.step(denoiser(x, t), t, x, generators[0])
+            x, original = drawn.prev_sample, drawn.pred_original_sample
             x_0 = split.predict_original(denoiser(y, t), t, y)
             y = split.step_original(x_0, t, y, generators[1])
             assert torch.equal(original, x_0)
