@@ -162,6 +162,13 @@ def test_a_type_with_one_image_or_one_group_is_named(tiny_tree):
         split_of(open_dataset(tiny_tree))
 
 
+def test_of_several_categories_the_type_is_named_with_its_own(tmp_path):
+    records = [Record(f"{c}{d}{i}.png", None, c, d, "test") for c in "ab" for d in ("bend", "dent") for i in range(3)]
+    records += [Record(f"{category}{i}.png", None, category, None, "train") for category in "ab" for i in range(4)]
+    with pytest.raises(ValueError, match=r"^b/bend: its 3 images are tied together"):
+        split_of(write_records(tmp_path, records, {f"bbend{i}": "one piece" for i in range(3)}))
+
+
 def test_normal_images_that_are_all_tied_to_test_images_are_named(tiny_tree):
     normals = [f"train{i:02d}" for i in range(10)]
     (tiny_tree / "groups.json").write_text(json.dumps(dict.fromkeys(["test00", *normals], "p")))
@@ -172,6 +179,8 @@ def test_normal_images_that_are_all_tied_to_test_images_are_named(tiny_tree):
 def test_fractions_outside_0_to_1_are_refused(tiny_tree):
     with pytest.raises(ValueError, match=r"val_fraction is 1\.0; wanted a share between 0 and 1"):
         make_split(open_dataset(tiny_tree), train_fraction=0.5, val_fraction=1.0, seed=0)
+    with pytest.raises(ValueError, match=r"train_fraction is 0; wanted a share between 0 and 1"):
+        make_split(open_dataset(tiny_tree), train_fraction=0, val_fraction=0.2, seed=0)
     with pytest.raises(ValueError, match="train_fraction"):
         parse_config(SplitConfig, {"train_fraction": 0}, source="test")
 
@@ -182,6 +191,7 @@ def test_a_split_survives_the_disk(tiny_tree, tmp_path):
     assert Split.read(tmp_path / "split.json") == split
     value = json.loads((tmp_path / "split.json").read_text())
     assert set(value) == {"train", "val", "test", "seed", "sha256", "settings"}
+    assert value["settings"] == {"train_fraction": 1 / 3, "val_fraction": 0.2, "near_duplicates": False}
     with pytest.raises(ValueError, match=r"later\.png is not in the split"):
         split.part_of("later.png")
 
@@ -277,6 +287,7 @@ def test_near_duplicates_stay_together_only_when_asked(tiny_tree):
         return sum(split.part_of(first) != split.part_of(second) for first, second in pairs)
 
     assert apart(split_of(dataset, near_duplicates=True)) == 0
+    assert apart(make_split(dataset, train_fraction=1 / 3, val_fraction=0.2, seed=0)) == 0  # nothing said: together
     assert sum(apart(split_of(dataset, seed=seed, near_duplicates=False)) for seed in range(3)) > 0
 
 
