@@ -31,6 +31,9 @@ class DataConfig(Config):
     """Folder of one MVTec category, of several, or of normal, defects and masks."""
     categories: list[str] | None = None
     """Only these categories; all when left out or empty."""
+    medical: bool = False
+    """Pictures of patients: whatever is made from them is stamped as not for clinical use. Volumes that `data import`
+    brought in say so themselves."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fastsynth import __version__
 from fastsynth.data.check import Problem, check_dataset
 from fastsynth.data.datasets import Record
 from fastsynth.data.manifest import Shard
-from fastsynth.data.medical.sidecar import notice_of
+from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
 from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, write_json
@@ -262,7 +262,7 @@ def _identity(run: Run) -> Identity:
     )
     if settings.enabled:
         identity["gate"] = gate_settings(settings)
-    if notice := notice_of(run.dataset):
+    if notice := NOTICE if run.config.data.medical else notice_of(run.dataset):
         identity["notice"] = notice
     return identity
 

@@ -53,3 +53,11 @@ def test_a_phantom_goes_through_slices_and_synthesis_to_a_volume(cli, write_conf
         np.testing.assert_array_equal(after[~inside], before[~inside])
         assert (after != before).any()
     assert sum(len(entry["samples"]) for entry in found.values()) == len(lines) == 10
+
+
+def test_pictures_said_to_be_medical_are_stamped_like_imported_volumes(cli, write_config, shared_tree, tmp_path):
+    config, renderer = write_config(tmp_path, shared_tree), ("-s", "renderer={kind: copy_paste}")
+    assert cli("generate", config, *renderer, "-s", "data.medical=true").code == 0
+    store = tmp_path / "run" / "synthetic"
+    assert read_json(store / "store.json")["notice"] == NOTICE
+    assert {line["notice"] for line in read_manifest(store)} == {NOTICE}
