@@ -1,6 +1,7 @@
 """Is the shipped autoencoder good enough? The same UNet, data, steps and sampler in its latents and in a yardstick's.
 
     python benchmarks/autoencoder.py configs/magnetic_tile.yaml --yardstick FOLDER [--steps 300] [--samples 100]
+        [--guidance 2]
 
 FOLDER holds taef2_encoder.pth and taef2_decoder.pth (TAEF2, O. B. Bohan, MIT). For both: PSNR on 128 px defect crops,
 then FAST trained on the run's training third, samples from pure noise on the same layouts and seeds, and their
@@ -122,7 +123,9 @@ def psnr(autoencoder: nn.Module, pictures: Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps: int, samples: int) -> list[Sample]:
+def trial(
+    run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps: int, samples: int, guidance_scale: float
+) -> list[Sample]:
     """Train FAST in the autoencoder's latents and draw `samples` from pure noise."""
     settings, training, base = run.config.renderer, run.config.renderer.training, run.config.renderer.base.fresh
     torch.manual_seed(run.config.seed)
@@ -165,6 +168,7 @@ def trial(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps:
         ExemplarBank(exemplars),
         context=context,
         num_inference_steps=settings.num_inference_steps,
+        guidance_scale=guidance_scale,
         farm="off",
         start="noise",
         strength=1.0,
@@ -188,6 +192,7 @@ def main() -> None:
     parser.add_argument("--yardstick", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--guidance", type=float, default=2.0, help="guidance_scale of the sampler")
     arguments = parser.parse_args()
     run = Run(load_config(RunConfig, arguments.config))
     exemplars = run.exemplars("train")
@@ -208,7 +213,14 @@ def main() -> None:
     )
     wanted = features(real)
     for name, autoencoder in (("shipped", load_autoencoder(None)), ("yardstick", yardstick)):
-        samples = trial(run, autoencoder, exemplars, steps=arguments.steps, samples=arguments.samples)
+        samples = trial(
+            run,
+            autoencoder,
+            exemplars,
+            steps=arguments.steps,
+            samples=arguments.samples,
+            guidance_scale=arguments.guidance,
+        )
         pairs = [(sample.image, sample.mask > 0) for sample in samples]
         drawn[name] = features(pairs)
         distance = kid(wanted, drawn[name], rng=np.random.default_rng(run.config.seed))
@@ -222,7 +234,13 @@ def main() -> None:
     difference = {"mean": float(more.mean()), "low": float(low), "high": float(high)}
     print("shipped - yardstick", difference)
     name = f"autoencoder_{arguments.config.stem}"
-    trial_of = {"steps": arguments.steps, "samples": arguments.samples, "seed": run.config.seed, "metric": KID_NAME}
+    trial_of = {
+        "steps": arguments.steps,
+        "samples": arguments.samples,
+        "guidance_scale": arguments.guidance,
+        "seed": run.config.seed,
+        "metric": KID_NAME,
+    }
     print(record(name, {"trial": trial_of, "autoencoders": found, "shipped_minus_yardstick": difference}))
     # after the record: a sheet that differs from the committed one would make the commit a dirty one
     save_sheet(RESULTS / f"{name}.jpg", contact_sheet(rows, row_labels=labels, tile=128))

@@ -25,7 +25,7 @@ class Cell:
     """One way to sample. The defaults are those of the FAST renderer.
 
     spacing and order: of AIAS and DPM-Solver++; the other samplers have one of each.
-    calls: of the denoiser, wanted. strength: 1 from noise.
+    calls: steps, wanted; with guidance_scale above 1 each calls the denoiser twice. strength: 1 from noise.
     """
 
     sampler: Sampler = "aias exact"
@@ -36,6 +36,7 @@ class Cell:
     start: Start = "exemplar"
     strength: float = 0.2
     background: BackgroundMode = "x0_blend"
+    guidance_scale: float = 1.0
 
     @property
     def name(self) -> str:
@@ -43,7 +44,8 @@ class Cell:
         sampler = self.sampler.replace(" ", "-").replace("+", "p")
         start = self.start if self.start == "noise" else f"{self.start}-{self.strength:g}"
         steps = f"{self.spacing}_order{self.order}_calls{self.calls:02}"
-        return f"{sampler}_{steps}_farm-{self.farm}_{start}_{self.background}"
+        guided = "" if self.guidance_scale == 1 else f"_guided-{self.guidance_scale:g}"
+        return f"{sampler}_{steps}_farm-{self.farm}_{start}_{self.background}{guided}"
 
     def values(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,6 +66,7 @@ class Cell:
             "start": self.start,
             "strength": self.strength,
             "background": self.background,
+            "guidance_scale": self.guidance_scale,
         }
         if self.sampler not in get_args(Borrowable):
             changes |= {"kernel": self.sampler.split()[1], "spacing": self.spacing, "solver_order": self.order}
@@ -118,6 +121,11 @@ AXES: dict[str, list[Cell]] = {
         *(replace(DEFAULT, strength=strength) for strength in STRENGTHS),
         *(replace(DEFAULT, farm="input", start="farm", strength=strength) for strength in STRENGTHS),
         NOISE,
+    ],
+    "Guidance": [
+        replace(centre, guidance_scale=scale)
+        for centre in (NOISE, replace(NOISE, farm="off"), HALFWAY, DEFAULT)
+        for scale in (1.0, 1.5, 2.0, 3.0)
     ],
     "Background": [
         replace(centre, background=mode)

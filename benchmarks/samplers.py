@@ -95,6 +95,7 @@ class Study:
             self.fast.exemplars,
             context=self.settings.context,
             num_inference_steps=cell.calls,
+            guidance_scale=cell.guidance_scale,
             farm=cell.farm,
             start=cell.start,
             strength=cell.strength,

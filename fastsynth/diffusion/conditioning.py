@@ -45,6 +45,11 @@ class DefectTokens(ModelMixin, ConfigMixin):
         """Row of a pair. Raises ValueError that names the closest known pair, or all of them."""
         return row_of(self.entries, category, defect)
 
+    def normal(self, indices: Tensor) -> Tensor:
+        """(B,) rows of the normal surfaces of the categories of these rows."""
+        rows = [self.index(self.entries[row][0], NORMAL) for row in indices.tolist()]
+        return torch.tensor(rows, device=indices.device)
+
     def forward(self, indices: Tensor) -> Tensor:
         """(B, k, D) tokens for cross-attention, from (B,) int64 rows as `index` returns them."""
         return self.tokens[indices]

@@ -97,6 +97,9 @@ class FASTConfig(Config):
     context: Annotated[float, Field(ge=1.1)] = 2.0
     """Side of a crop as a multiple of the defect's longer side."""
     num_inference_steps: Positive = 10
+    guidance_scale: Annotated[float, Field(ge=1)] = 1.0
+    """Classifier-free guidance: how far to go on from a normal surface (with a pretrained base: from an empty prompt)
+    to the defect. Above 1 defects are bolder, and every step costs a second call of the UNet."""
     kernel: Literal["exact", "published"] = "exact"
     spacing: Literal["logsnr", "uniform"] = "logsnr"
     solver_order: Literal[1, 2] = 2

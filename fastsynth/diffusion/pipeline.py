@@ -87,13 +87,41 @@ class FASTPipeline(DiffusionPipeline):
         """(B, 1, H, W) to (B, 1, h, w), 1 wherever any pixel is."""
         return latent_mask(mask_image)
 
-    def denoiser(self, background: Tensor, mask_image: Tensor, rows: Tensor) -> Denoiser:
-        """What the UNet makes of a noisy latent and its timestep, in front of these backgrounds."""
-        tokens = self.tokens(rows)
+    def unet_inputs(self, background: Tensor, mask_image: Tensor) -> Callable[[Tensor], Tensor]:
+        """x_t → what the UNet gets to see of it and of these backgrounds."""
+        return lambda x: unet_input(x, background, mask_image)
+
+    def context(self, rows: Tensor, mask_image: Tensor) -> Tensor:
+        """(B, k, D), what cross-attention reads of the (B,) entries of `tokens`."""
+        context: Tensor = self.tokens(rows)
+        return context
+
+    def free_context(self, rows: Tensor) -> Tensor:
+        """(B, k, D), what guidance leads away from: the normal surfaces of the entries' categories."""
+        context: Tensor = self.tokens(self.tokens.normal(rows))
+        return context
+
+    def denoiser(
+        self, background: Tensor, mask_image: Tensor, rows: Tensor, *, guidance_scale: float = 1.0
+    ) -> Denoiser:
+        """What the UNet makes of a noisy latent and its timestep, in front of these backgrounds.
+
+        guidance_scale: w of classifier-free guidance, v = v_free + w (v_defect - v_free) (Ho and Salimans 2022, eq. 6,
+        whose w is this one less 1). Above 1 a second call of the UNet.
+        """
+        inputs, context = self.unet_inputs(background, mask_image), self.context(rows, mask_image)
+        free = self.free_context(rows) if guidance_scale > 1 else None
+
+        def predict(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+            output: Tensor = self.unet(inputs(x), t, context).sample
+            return output.to(self.latent_dtype)
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
-            output: Tensor = self.unet(unet_input(x, background, mask_image), t, tokens).sample
-            return output
+            of_defect = predict(x, t, context)
+            if free is None:
+                return of_defect
+            of_free = predict(x, t, free)
+            return of_free + guidance_scale * (of_defect - of_free)
 
         return denoise
 
@@ -109,6 +137,7 @@ class FASTPipeline(DiffusionPipeline):
         start: Start = "noise",
         strength: float = 1.0,
         num_inference_steps: int = 10,
+        guidance_scale: float = 1.0,
         farm: FARMPlace = "input",
         background_mode: BackgroundMode = "x0_blend",
         generator: Generators | None = None,
@@ -124,7 +153,9 @@ class FASTPipeline(DiffusionPipeline):
             exemplar_image: with start="exemplar": the pictures with a real defect pasted in.
             start: what the masked part of the trajectory starts from: pure noise, FARM's guess, or the exemplar.
             strength: share of the diffusion time that is run when the start is not noise.
-            num_inference_steps: calls of the UNet.
+            num_inference_steps: steps, each one call of the UNet.
+            guidance_scale: at least 1; above it the prediction is led away from that of a normal surface, which makes
+                defects bolder and costs a second call per step.
             farm: "input" lets FARM rewrite the UNet's input inside the mask, "output" (the paper's placement) the
                 sample after every step but the last, "off" leaves it out.
             background_mode: what happens around the mask. "x0_blend" puts the background's latents into every x̂_0;
@@ -133,7 +164,7 @@ class FASTPipeline(DiffusionPipeline):
             generator: one for all, or one per image (then an image does not depend on its batch).
             output_type: "pil", "np" or "pt".
 
-        Raises ValueError for sizes or counts that differ, unknown names or a missing exemplar.
+        Raises ValueError for sizes or counts that differ, unknown names, a missing exemplar or a scale below 1.
         """
         pictures, masks = _to_tensor(image, channels=3), _to_tensor(mask_image, channels=1)
         count, _, height, width = pictures.shape
@@ -150,6 +181,8 @@ class FASTPipeline(DiffusionPipeline):
                 f"exemplar_image is {tuple(exemplars.shape)}, image is {tuple(pictures.shape)}; "
                 "pass one exemplar of the same size for every image"
             )
+        if guidance_scale < 1:
+            raise ValueError(f"guidance_scale is {guidance_scale}; pass 1, which is no guidance, or more")
         if isinstance(generator, list) and len(generator) != count:
             raise ValueError(f"{len(generator)} generators for {count} images; pass one for all or one per image")
         rows = torch.tensor(
@@ -170,6 +203,7 @@ class FASTPipeline(DiffusionPipeline):
             start=start,
             strength=strength,
             num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
             farm=farm,
             background_mode=background_mode,
             generator=generator,
@@ -205,6 +239,7 @@ class FASTPipeline(DiffusionPipeline):
         farm: FARMPlace,
         background_mode: BackgroundMode,
         generator: Generators | None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """The sampler, in latents; arguments not named here are those of a call.
 
@@ -213,7 +248,7 @@ class FASTPipeline(DiffusionPipeline):
         """
         mask = self.latent_mask(mask_image)
         pooled = self.tokens.pooled(rows) if self.farm.config["class_embed_dim"] is not None else None
-        denoise = self.denoiser(background, mask_image, rows)
+        denoise = self.denoiser(background, mask_image, rows, guidance_scale=guidance_scale)
 
         def reconstruct(x: Tensor, t: Tensor) -> Tensor:
             return self.farm(x, mask, t.expand(len(x)).to(x.device), pooled)

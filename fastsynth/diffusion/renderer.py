@@ -45,6 +45,7 @@ class FASTRenderer:
         *,
         context: float,
         num_inference_steps: int,
+        guidance_scale: float,
         farm: FARMPlace,
         start: Start,
         strength: float,
@@ -53,6 +54,7 @@ class FASTRenderer:
     ) -> None:
         self.pipeline, self.exemplars = pipeline, exemplars
         self.context, self.feather = context, feather
+        self.guidance_scale = guidance_scale
         self.num_inference_steps, self.farm, self.start, self.strength = num_inference_steps, farm, start, strength
         self.background_mode = background_mode
         pipeline.set_progress_bar_config(disable=True)
@@ -102,6 +104,7 @@ class FASTRenderer:
             start=self.start,
             strength=self.strength,
             num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
             farm=self.farm,
             background_mode=self.background_mode,
             generator=[torch.Generator().manual_seed(job.seed) for job in jobs],

@@ -63,6 +63,7 @@ def load(run: Run, settings: FASTConfig) -> FASTRenderer:
         ExemplarBank(run.exemplars("train")),
         context=settings.context,
         num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
         farm=settings.farm_place,
         start=settings.start,
         strength=settings.strength,

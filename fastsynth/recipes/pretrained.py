@@ -87,7 +87,6 @@ def load(run: Run, settings: FASTConfig, base: PretrainedBaseConfig, device: tor
         kernel=settings.kernel,
         spacing=settings.spacing,
         solver_order=settings.solver_order,
-        guidance_scale=base.guidance_scale,
     )
     pipeline.cache_in(run.folder / "cache")
     if base.offload and device.type != "cpu":

@@ -18,6 +18,9 @@ class TestIndex:
         assert [tokens.index(*pair) for pair in PAIRS] == [0, 1, 2]
         assert [tokens.index("tile", "good"), tokens.index("wood", "good")] == [3, 4]
 
+    def test_every_row_knows_the_normal_surface_of_its_category(self):
+        assert build().normal(torch.tensor([0, 2, 1, 4])).tolist() == [3, 4, 3, 4]
+
     def test_a_listed_normal_entry_is_not_doubled(self):
         tokens = DefectTokens([["tile", "good"], ["tile", "crack"]], num_tokens=1, cross_attention_dim=4)
         assert tokens.index("tile", "good") == 0

@@ -46,7 +46,8 @@ def inputs(count=2, height=32, width=32) -> tuple[Tensor, Tensor]:
 def call(pipeline: FASTPipeline, *, seeds=(1, 2), **arguments) -> Tensor:
     pictures, masks = inputs(len(seeds))
     arguments = {"image": pictures, "mask_image": masks, "num_inference_steps": STEPS, "output_type": "pt"} | arguments
-    return pipeline(category="tile", defect="crack", generator=generators(*seeds), **arguments).images
+    arguments = {"category": "tile", "defect": "crack"} | arguments
+    return pipeline(generator=generators(*seeds), **arguments).images
 
 
 def sample(pipeline: FASTPipeline, background: Tensor, masks: Tensor, **arguments) -> Tensor:
@@ -77,6 +78,13 @@ class TestCost:
         call(pipeline, num_inference_steps=steps)
         assert counts == {"unet": steps, "farm": steps, "encode": 1, "decode": 1}
 
+    def test_guidance_costs_a_second_call_per_step_and_none_at_1(self, pipeline):
+        counts = count_calls(pipeline)
+        call(pipeline, guidance_scale=1.5, farm="off")
+        assert counts["unet"] == 2 * STEPS
+        call(pipeline, guidance_scale=1.0, farm="off")
+        assert counts["unet"] == 3 * STEPS
+
     def test_an_exemplar_costs_one_more_encoding_and_no_call(self, pipeline):
         counts = count_calls(pipeline)
         call(pipeline, start="exemplar", strength=0.5, exemplar_image=inputs()[0])
@@ -93,6 +101,28 @@ class TestCost:
         counts = count_calls(pipeline)
         call(pipeline, farm="output", background_mode="paste_all")
         assert counts == {"unet": STEPS, "farm": STEPS - 1, "encode": 1, "decode": 1}
+
+
+class TestGuidance:
+    def test_the_prediction_goes_on_along_the_line_from_the_normal_surface_to_the_defect(self, pipeline):
+        _, masks = inputs()
+        channels = pipeline.unet.config["out_channels"]
+        x, background = torch.randn((2, 2, channels, 4, 4), generator=torch.Generator().manual_seed(3))
+        crack, good = (torch.full((2,), pipeline.tokens.index("tile", name)) for name in ("crack", "good"))
+        t = torch.tensor(500)
+        with torch.no_grad():
+            drawn, normal = (pipeline.denoiser(background, masks, rows)(x, t) for rows in (crack, good))
+            guided = pipeline.denoiser(background, masks, crack, guidance_scale=2.5)(x, t)
+        assert not torch.equal(drawn, normal)
+        torch.testing.assert_close(guided, drawn + 1.5 * (drawn - normal), atol=1e-5, rtol=1e-4)
+
+    def test_a_normal_surface_is_not_led_anywhere(self, pipeline):
+        plain, guided = (call(pipeline, defect="good", guidance_scale=scale) for scale in (1.0, 3.0))
+        torch.testing.assert_close(plain, guided, atol=1e-5, rtol=1e-4)
+
+    def test_a_scale_below_1_is_refused(self, pipeline):
+        with pytest.raises(ValueError, match=r"guidance_scale is 0\.5; pass 1, which is no guidance, or more"):
+            call(pipeline, guidance_scale=0.5)
 
 
 class TestHiding:

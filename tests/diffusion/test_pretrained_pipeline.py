@@ -45,9 +45,7 @@ class TestEveryKindOfBase:
         assert torch.equal(before, draw(first)), "reproducible"
         first.save_pretrained(tmp_path)
         again = [
-            open_pretrained_pipeline(
-                tmp_path, precision="fp32", kernel="exact", spacing="logsnr", solver_order=2, guidance_scale=1.0
-            )
+            open_pretrained_pipeline(tmp_path, precision="fp32", kernel="exact", spacing="logsnr", solver_order=2)
             for _ in range(2)
         ]
         for pipeline in again:
@@ -77,14 +75,13 @@ class TestCost:
     @pytest.mark.parametrize(("scale", "calls"), [(1.0, 3), (2.5, 6)])
     def test_one_call_of_the_unet_per_step_and_two_with_guidance(self, base, scale, calls, monkeypatch):
         pipeline = build(base)
-        pipeline.guidance_scale = scale
         counted = Calls(pipeline, monkeypatch)
-        draw(pipeline)
+        draw(pipeline, guidance_scale=scale)
         assert counted.unet == calls
         assert counted.decoded == [2], "one batch: the drawn latents"
         extra = [1] * pipeline.inpainting  # the grey an inpainting UNet is shown
         assert counted.encoded == [1, 1, *extra]
-        draw(pipeline)
+        draw(pipeline, guidance_scale=scale)
         assert counted.encoded == [1, 1, *extra], "known pictures are not encoded again"
         assert counted.unet == 2 * calls
         assert counted.text == 2 + (scale > 1), "nor are prompts"
@@ -129,8 +126,7 @@ class TestParts:
         outputs = []
         with torch.no_grad():
             for scale in (1.0, 2.0, 3.0):
-                pipeline.guidance_scale = scale
-                outputs.append(pipeline.denoiser(x, masks(1), torch.tensor([0]))(x, t))
+                outputs.append(pipeline.denoiser(x, masks(1), torch.tensor([0]), guidance_scale=scale)(x, t))
         assert not torch.equal(outputs[0], outputs[1])
         torch.testing.assert_close(outputs[2] - outputs[1], outputs[1] - outputs[0], atol=1e-5, rtol=1e-3)
 

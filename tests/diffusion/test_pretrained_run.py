@@ -39,7 +39,7 @@ def test_train_generate_replay_and_audit(shared_tree, tmp_path):
     generate(run)
     assert audit_store(run).problems == []
     assert replay_to(run, 1, tmp_path / "again.png"), "the same bytes"
-    config["renderer"]["base"]["guidance_scale"] = 2.0
+    config["renderer"]["guidance_scale"] = 2.0
     Run(parse_config(RunConfig, config, source="test"))  # sampling may change after training
     config["renderer"]["base"]["tokens_per_defect"] = 3
     with pytest.raises(ValueError, match=r"is trained with renderer\.base\.tokens_per_defect 1"):

@@ -71,7 +71,7 @@ from pretrained_bases import draw
 from fastsynth.diffusion.pretrained.building import open_pretrained_pipeline
 for folder in map(Path, sys.argv[2:]):
     pipeline = open_pretrained_pipeline(
-        folder, precision="fp32", kernel="exact", spacing="logsnr", solver_order=2, guidance_scale=1.0
+        folder, precision="fp32", kernel="exact", spacing="logsnr", solver_order=2
     )
     pipeline.set_progress_bar_config(disable=True)
     torch.save(draw(pipeline), folder / "drawn.pt")
@@ -90,9 +90,7 @@ def test_every_base_trains_and_draws_the_same_in_a_fresh_process(bases, tmp_path
         assert changes == {"unet": unet == "lora", "farm": True, "tokens": True, **frozen}, kind
         pipeline.save_pretrained(folder)
         folders.append(folder)
-        loaded = open_pretrained_pipeline(
-            folder, precision="fp32", kernel="exact", spacing="logsnr", solver_order=2, guidance_scale=1.0
-        )
+        loaded = open_pretrained_pipeline(folder, precision="fp32", kernel="exact", spacing="logsnr", solver_order=2)
         loaded.set_progress_bar_config(disable=True)
         drawn.append(draw(loaded))
         torch.testing.assert_close(draw(pipeline), drawn[-1], atol=1e-4, rtol=1e-3)

@@ -18,7 +18,14 @@ def fast(pipeline) -> Callable[..., FASTRenderer]:
     """Builds a FASTRenderer on the tiny pipeline."""
 
     def build(**changes) -> FASTRenderer:
-        defaults = {"context": 2.0, "num_inference_steps": 2, "farm": "input", "start": "noise", "strength": 0.6}
+        defaults = {
+            "context": 2.0,
+            "num_inference_steps": 2,
+            "guidance_scale": 1.0,
+            "farm": "input",
+            "start": "noise",
+            "strength": 0.6,
+        }
         defaults |= {"feather": 2.0, "background_mode": "x0_blend"}
         return FASTRenderer(pipeline, bank(), **(defaults | changes))
 

@@ -98,14 +98,12 @@ def open_pretrained_pipeline(
     kernel: Literal["exact", "published"],
     spacing: Literal["logsnr", "uniform"],
     solver_order: Literal[1, 2],
-    guidance_scale: float,
 ) -> PretrainedFASTPipeline:
     """A saved pipeline, to sample as these settings say."""
     dtypes = {"default": torch.float32, **dict.fromkeys(FROZEN, DTYPES[precision])}
     pipeline = PretrainedFASTPipeline.from_pretrained(folder, dtype=dtypes, local_files_only=True)
     changed = {"kernel": kernel, "spacing": spacing, "solver_order": solver_order}
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **changed)
-    pipeline.guidance_scale = guidance_scale
     return pipeline
 
 

@@ -55,8 +55,6 @@ class PretrainedBaseConfig(Config):
     """While sampling on a GPU keep only the part there that is computing."""
     check_memory: bool = True
     """Refuse to start a training that is estimated not to fit."""
-    guidance_scale: Annotated[float, Field(ge=1)] = 1.0
-    """Classifier-free guidance while sampling; above 1 every step costs a second call of the UNet."""
 
     @field_validator("prompt")
     @classmethod
@@ -66,5 +64,5 @@ class PretrainedBaseConfig(Config):
         return prompt
 
 
-SAMPLING_KEYS = {"download", "compile", "offload", "check_memory", "guidance_scale"}
+SAMPLING_KEYS = {"download", "compile", "offload", "check_memory"}
 """Keys that cannot change the trained weights."""

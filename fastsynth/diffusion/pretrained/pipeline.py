@@ -6,6 +6,7 @@ decoding per batch.
 B batch, C latent channels, L prompt length, D token width, H W picture size, h w latent size.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.base import latent_mask
 from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.hashing import tensor_bytes, weights_sha256
-from fastsynth.diffusion.pipeline import Denoiser, FASTPipeline
+from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.pretrained import latents as codec
 from fastsynth.diffusion.pretrained.latents import TensorCache, cell_size
 from fastsynth.diffusion.pretrained.prompts import Prompt, PromptTokens, embed_prompts, empty_prompt
@@ -29,7 +30,7 @@ class PretrainedFASTPipeline(FASTPipeline):
     """Autoencoder, text encoder and UNet of a pretrained base, with AIAS, FARM and learned tokens.
 
     crop_size: side in pixels of the squares it was trained on; None takes the base's own size.
-    guidance_scale: an attribute, 1.0; above 1 the prediction is pushed away from that of an empty prompt.
+    Guidance leads away from what the UNet makes of an empty prompt.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -60,7 +61,6 @@ class PretrainedFASTPipeline(FASTPipeline):
             spatial=spatial,
         )
         self.register_to_config(crop_size=crop_size)
-        self.guidance_scale = 1.0
         self._latents, self._contexts = TensorCache(), TensorCache()
         self._stamps = {"vae": b"", "text_encoder": b""}
 
@@ -148,27 +148,22 @@ class PretrainedFASTPipeline(FASTPipeline):
             content, partial(embed_prompts, self.text_encoder, moved, self.tokens.vectors.to(device))
         )
 
-    def denoiser(self, background: Tensor, mask_image: Tensor, rows: Tensor) -> Denoiser:
-        """The UNet in front of these backgrounds, under the prompts of these entries, guided if asked for."""
-        dtype, scale = self.unet.dtype, self.guidance_scale
-        context = with_spatial(self.contexts(rows).to(background.device), self.spatial, mask_image).to(dtype)
+    def unet_inputs(self, background: Tensor, mask_image: Tensor) -> Callable[[Tensor], Tensor]:
+        """x_t → what the UNet gets to see: x_t alone, or for inpainting also mask and masked background."""
         around = background[:, :0]
         if self.inpainting:
             around = inpainting_channels(background, self.latent_mask(mask_image), self.grey_latents(background))
-        empty = None
-        if scale > 1:
-            unprompted = self._context(empty_prompt(self.tokenizer, length=self.prompt_length))
-            empty = unprompted.to(background.device, dtype).expand(len(background), -1, -1)
+        return lambda x: torch.cat([x, around], dim=1).to(self.unet.dtype)
 
-        def denoise(x: Tensor, t: Tensor) -> Tensor:
-            inputs = torch.cat([x, around], dim=1).to(dtype)
-            prompted: Tensor = self.unet(inputs, t, context).sample.float()
-            if empty is None:
-                return prompted
-            free: Tensor = self.unet(inputs, t, empty).sample.float()
-            return free + scale * (prompted - free)
+    def context(self, rows: Tensor, mask_image: Tensor) -> Tensor:
+        """(B, L, D), the embedded prompts of these entries."""
+        prompted = self.contexts(rows).to(mask_image.device)
+        return with_spatial(prompted, self.spatial, mask_image).to(self.unet.dtype)
 
-        return denoise
+    def free_context(self, rows: Tensor) -> Tensor:
+        """(B, L, D), the embedded prompt of no words."""
+        unprompted = self._context(empty_prompt(self.tokenizer, length=self.prompt_length))
+        return unprompted.to(rows.device, self.unet.dtype).expand(len(rows), -1, -1)
 
 
 def inpainting_channels(background: Tensor, mask: Tensor, grey: Tensor) -> Tensor:
