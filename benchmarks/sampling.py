@@ -1,7 +1,8 @@
 """How much of FAST's time is the UNet: python benchmarks/sampling.py [repeats]
 
 Times, in one process and in turn, one UNet forward, one decode, one encode, one FARM forward, and the whole pipeline
-(tensors in, tensors out) at 10 steps, batch 16, 128 px. Prints medians and the ratio
+(tensors in, tensors out) at 10 steps, batch 16, 128 px: from noise with FARM, and as the renderer does it by default.
+Prints medians and for both the ratio
 
     whole pipeline / (10 · UNet forward + decode).
 
@@ -12,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from record import record
@@ -23,7 +25,11 @@ from fastsynth.diffusion.farm import FARM
 from fastsynth.diffusion.pipeline import FASTPipeline
 
 BATCH, STEPS = 16, 10
-
+STARTS = {
+    "noise": {"start": "noise", "farm": "input"},
+    "default": {"start": FASTConfig().start, "farm": FASTConfig().farm_place, "strength": FASTConfig().strength},
+}
+"""Starts whose whole pipeline is timed."""
 
 Calls = dict[str, Callable[[], object]]
 
@@ -54,15 +60,24 @@ def calls() -> Calls:
     latents = torch.randn((BATCH, channels, size // 8, size // 8), generator=generator)
     rows = torch.zeros(BATCH, dtype=torch.long)
     moment = torch.full((BATCH,), 500)
+    draw = partial(
+        pipeline,
+        pictures,
+        masks,
+        "a",
+        "b",
+        exemplar_image=pictures.flip(0),
+        num_inference_steps=STEPS,
+        generator=generator,
+        output_type="pt",
+    )
 
     return {
         "unet": lambda: unet(unet_input(latents, latents, masks), 500, tokens(rows)),
         "farm": lambda: farm(latents, latent_mask(masks), moment, tokens.pooled(rows)),
         "encode": lambda: vae.encode(pictures),
         "decode": lambda: vae.decode(latents),
-        "pipeline": lambda: pipeline(
-            pictures, masks, "a", "b", num_inference_steps=STEPS, generator=generator, output_type="pt"
-        ),
+        **{name: partial(draw, **arguments) for name, arguments in STARTS.items()},
     }
 
 
@@ -82,27 +97,23 @@ def timed(parts: Calls, repeats: int) -> dict[str, list[float]]:
 def main(repeats: int) -> None:
     seconds = timed(calls(), repeats)
     median = {name: statistics.median(times) for name, times in seconds.items()}
-    ratios = [
-        p / (STEPS * u + d) for p, u, d in zip(seconds["pipeline"], seconds["unet"], seconds["decode"], strict=True)
-    ]
+    least = [STEPS * unet + decode for unet, decode in zip(seconds["unet"], seconds["decode"], strict=True)]
+    ratios = {name: [whole / part for whole, part in zip(seconds[name], least, strict=True)] for name in STARTS}
     values = {
         "batch": BATCH,
         "steps": STEPS,
         "threads": torch.get_num_threads(),
         "seconds": {name: {"median": median[name], "min": min(t), "max": max(t)} for name, t in seconds.items()},
         "pipeline_over_unet_and_decode": {
-            "median": statistics.median(ratios),
-            "min": min(ratios),
-            "max": max(ratios),
+            name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()
         },
         "farm_over_unet": median["farm"] / median["unet"],
         "encode_over_unet": median["encode"] / median["unet"],
     }
     for name, value in median.items():
         print(f"{name:9} {value:.3f} s")
-    print(
-        f"pipeline / ({STEPS} UNet + decode): {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    )
+    for name, r in ratios.items():
+        print(f"{name} / ({STEPS} UNet + decode): {statistics.median(r):.3f} ({min(r):.3f} to {max(r):.3f})")
     print(f"FARM / UNet: {values['farm_over_unet']:.3f}; encode / UNet: {values['encode_over_unet']:.3f}")
     print(record("sampling", values))
 
