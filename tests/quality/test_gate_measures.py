@@ -46,6 +46,52 @@ def test_a_step_is_the_same_up_and_down():
     assert measures.border_step(darkened(plain, ~mask, 0.4), mask) == pytest.approx(0.4, abs=0.01)
 
 
+def test_a_step_over_no_background_is_none():
+    assert measures.border_step(ground(100), np.ones(SHAPE, bool)) == 0
+
+
+def test_a_step_in_dim_light_counts_against_a_twentieth_of_the_range():
+    mask = box(30, 30, 20, 40)
+    image = np.where(mask[..., None], 0, 5).astype(np.uint8) * np.ones((1, 1, 1), np.uint8)
+    assert measures.border_step(image, mask) == pytest.approx(5 / 255 / 0.05, rel=0.02)
+
+
+def test_shares_and_offset_are_those_of_the_pixels_that_can_be_seen():
+    inside, outside, contrast = np.zeros((20, 20), bool), np.zeros((20, 20), bool), np.zeros((20, 20), np.float32)
+    inside[5:10, 4:14] = True
+    outside[15:17, 3:8] = True
+    contrast[5:10, 4:9], contrast[15:17, 3:6], contrast[0, 0] = 3.0, 8.0, 9.0
+    found = measures.Change((np.s_[:], np.s_[:]), inside, contrast, outside)
+    assert measures.visible_share(found, min_contrast=3.0) == 0.5
+    assert measures.visible_share(found, min_contrast=3.1) == 0
+    assert measures.outside_share(found, min_contrast=8.0) == 6 / 50
+    assert measures.outside_share(found, min_contrast=8.1) == 0
+    # half a box of 5 × 10: its middle is 2.5 columns off; variances of 5 and of 10 equal steps are 2 and 8.25
+    assert measures.offset(found, min_contrast=3.0) == pytest.approx(2.5 / np.sqrt(2 + 8.25 + 0.5))
+    nothing = measures.Change(found.at, inside, np.zeros_like(contrast), outside)
+    assert measures.offset(nothing, min_contrast=3.0) == 0
+
+
+def test_every_other_detail_gets_its_own_best_similarity_over_turns_and_shifts():
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 255, (40, 40, 1)).astype(np.uint8)
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 8:32] = True
+    mine = measures.detail(image, mask)
+    others = np.stack([measures.detail(rng.integers(0, 255, (40, 40, 1)).astype(np.uint8), mask), mine, -mine])
+    same = measures.similarity(mine, others)
+    assert same[1] == pytest.approx(1, abs=1e-5)
+    assert max(same[0], same[2]) < 0.3
+    moved = np.roll(mine, (2, -1), axis=(0, 1))
+    assert measures.similarity(moved, others)[1] == pytest.approx(1, abs=1e-5)
+    assert measures.similarity(moved, others, shift=1)[1] < 0.3
+    turned = measures.turned(mine)
+    assert turned.shape == (8, 32, 32)
+    assert len({each.tobytes() for each in turned}) == 8
+    for each in (np.rot90(mine), mine[::-1], mine[:, ::-1], mine.T):
+        assert measures.similarity(each, turned).max() == pytest.approx(1, abs=1e-5)
+
+
 def test_a_crack_with_one_dark_end_is_in_the_right_place_and_a_mask_with_only_an_end_filled_is_not():
     source, mask, end = ground(150), box(20, 40, 50, 4), box(20, 40, 12, 4)
     crack = darkened(darkened(source, mask, 0.2), end, 0.7)

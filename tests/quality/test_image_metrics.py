@@ -4,8 +4,10 @@ import time
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from fastsynth.images import read_image, read_mask
@@ -13,6 +15,7 @@ from fastsynth.quality.image_metrics import (
     Crops,
     defect_crops,
     diversity,
+    inception_score,
     kid,
     kid_of_halves,
     nearest_distance,
@@ -69,6 +72,50 @@ def test_a_crop_shows_the_whole_defect_where_its_mask_says(size, box, dtype):
     # enlarging rounds to the nearest pixel; shrinking keeps every touched one, at most one more on every side
     assert (height * scale - 1) * (width * scale - 1) <= mask.sum()
     assert mask.sum() <= (height * scale + 2) * (width * scale + 2)
+
+
+def test_a_crop_s_pixels_are_the_window_s_from_minus_one_to_one():
+    """A defect of 40 px gets a window of 60, centred on it, kept inside at the border, mirrored where too long."""
+    ramp = np.arange(100)[:, None] + 100 * (np.arange(80)[None] >= 40)
+    for size, box, rows in (
+        ((100, 80), (30, 30, 70, 50), np.arange(20, 80)),
+        ((100, 80), (2, 30, 42, 50), np.arange(60)),
+        ((100, 80), (58, 30, 98, 50), np.arange(40, 100)),
+        ((50, 80), (5, 30, 45, 50), np.pad(np.arange(50), 5, mode="reflect")),
+    ):
+        image, foreground = ramp[: size[0], :].astype(np.uint8)[..., None], np.zeros(size, bool)
+        foreground[box[0] : box[2], box[1] : box[3]] = True
+        crop = defect_crops([image], [foreground], size=60)
+        wanted = image[rows][:, 10:70, 0] / 127.5 - 1
+        np.testing.assert_allclose(crop.images[0, 0].numpy(), wanted, atol=1e-6)
+        inside = np.isin(rows, np.arange(box[0], box[2])) & (size[0] == 100)
+        if size[0] == 100:
+            np.testing.assert_array_equal(crop.masks[0, 0].numpy()[:, 30], inside)
+    assert defect_crops([image], [foreground]).images.shape == (1, 3, 128, 128)
+
+
+def test_a_small_defect_is_enlarged_smoothly():
+    image, foreground = scene()
+    foreground[:] = False
+    foreground[44:46, 60:62] = True
+    crop = defect_crops([image], [foreground], size=128)
+    window = image[29:61, 45:77].repeat(3, axis=2)
+    wanted = cv2.resize(window, (128, 128), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(crop.images[0].numpy().transpose(1, 2, 0), wanted / 127.5 - 1, atol=1e-6)
+
+
+def test_as_many_foregrounds_as_images():
+    image, foreground = scene()
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        defect_crops([image, image], [foreground])
+
+
+def test_the_inception_score_is_the_exponent_of_the_mean_divergence():
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), 40)
+    marginal = probabilities.mean(axis=0)
+    wanted = np.exp(np.mean([scipy.stats.entropy(row, marginal) for row in probabilities]))
+    assert inception_score(probabilities) == pytest.approx(wanted)
+    assert inception_score(np.eye(4)) == pytest.approx(4)
 
 
 def test_a_crack_of_one_pixel_survives_shrinking():
