@@ -1,7 +1,10 @@
 """What the gate measures means the same in dim and bright light, and follows what can be seen."""
 
+import itertools
+
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from fastsynth.quality import gate_measures as measures
 from fastsynth.quality.gate import REASONS, Case, Gate
@@ -70,6 +73,80 @@ def test_shares_and_offset_are_those_of_the_pixels_that_can_be_seen():
     assert measures.offset(found, min_contrast=3.0) == pytest.approx(2.5 / np.sqrt(2 + 8.25 + 0.5))
     nothing = measures.Change(found.at, inside, np.zeros_like(contrast), outside)
     assert measures.offset(nothing, min_contrast=3.0) == 0
+
+
+def smoothed(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian mean over the pixels inside alone, by SciPy; (h, w), of use inside only."""
+    weight = inside.astype(np.float64)
+    found = scipy.ndimage.gaussian_filter([values * weight, weight], (0, sigma, sigma), mode="mirror")
+    return found[0] / np.maximum(found[1], 1e-6)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (30, 34), (66, 61)])
+def test_contrast_is_the_change_over_what_the_texture_does_through_the_same_mask(corner):
+    """Against the definition, written out: grain of different strength along both axes, a mask at each place."""
+    rng = np.random.default_rng(2)
+    grain = scipy.ndimage.gaussian_filter(rng.normal(0, 60, SHAPE), (3, 0.6)) * np.linspace(0.3, 1.5, SHAPE[1])
+    source = np.clip(128 + grain, 0, 255).astype(np.uint8)[..., None]
+    mask = box(*corner, 30, 35) & (rng.random(SHAPE) < 0.8)
+    image = np.where(mask[..., None], source - np.minimum(source, 9), source)
+    found = measures.change(source, image, mask)
+    y, x = np.nonzero(mask)
+    at = np.s_[max(y.min() - 24, 0) : y.max() + 25, max(x.min() - 24, 0) : x.max() + 25]
+    before, moved, inside = source[at][..., 0] / 255.0, (image[at][..., 0] - source[at][..., 0] * 1.0) / 255, mask[at]
+    fine = before - scipy.ndimage.gaussian_filter(before, 8, mode="mirror")
+    steps = [step for step in itertools.product((-12, 0, 12), repeat=2) if step != (0, 0)]
+    wanted = np.zeros(inside.shape)
+    for sigma in (0, 1.5, 4.0):
+        seen = [
+            smoothed(np.roll(fine, step, (0, 1)), inside, sigma) if sigma else np.roll(fine, step, (0, 1))
+            for step in steps
+        ]
+        texture = np.sqrt(np.mean([each[inside] ** 2 for each in seen]))
+        change = smoothed(moved, inside, sigma) if sigma else moved
+        wanted = np.maximum(wanted, np.abs(change) / max(texture, 1 / 255))
+    assert found.inside.shape == inside.shape
+    np.testing.assert_array_equal(found.inside, inside)
+    np.testing.assert_allclose(found.contrast[inside], wanted[inside], rtol=2e-3)
+    assert not found.contrast[~inside].any()
+
+
+def test_a_small_detail_is_the_grain_inside_the_mask_centred_and_of_norm_one():
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, (60, 50, 1)).astype(np.uint8)
+    mask = np.zeros((60, 50), bool)
+    mask[20:40, 11:36] = rng.random((20, 25)) < 0.7
+    mask[20, 11] = mask[39, 35] = True
+    grey, inside = image[20:40, 11:36, 0] / 255.0, mask[20:40, 11:36]
+    wanted = np.zeros((32, 32))
+    wanted[6:26, 3:28] = np.where(inside, grey - smoothed(grey, inside, 2.0), 0)
+    found = measures.detail(image, mask)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted / np.linalg.norm(wanted), atol=1e-4)
+
+
+def test_a_large_detail_is_that_of_the_pixels_inside_shrunk_whatever_lies_outside():
+    rng = np.random.default_rng(4)
+    mask = np.zeros((100, 90), bool)
+    mask[8:72, 10:74] = True
+    mask[24:40, 26:42] = False
+    blocks = rng.integers(60, 200, (32, 32))
+    image = np.full((100, 90, 1), 255, np.uint8)
+    image[8:72, 10:74, 0] = blocks.repeat(2, 0).repeat(2, 1)
+    image[~mask] = rng.integers(0, 255, (np.count_nonzero(~mask), 1))
+    inside = mask[8:72:2, 10:74:2]
+    high = np.where(inside, blocks / 255 - smoothed(blocks / 255, inside, 2.0), 0)
+    np.testing.assert_allclose(measures.detail(image, mask), high / np.linalg.norm(high), atol=1e-4)
+
+
+def test_a_fingerprint_is_the_signs_of_the_stored_projections():
+    found = measures.detail(
+        np.random.default_rng(5).integers(0, 255, (40, 40, 1)).astype(np.uint8), box(4, 4, 30, 30)[:40, :40]
+    )
+    signs = np.random.default_rng(0).integers(0, 2, (256, 1024)) * 2 - 1
+    bits = "".join("1" if sign @ np.rint(found.ravel() * 4096.0).astype(int) > 0 else "0" for sign in signs)
+    assert measures.fingerprint(found) == int(bits, 2)
+    assert measures.fingerprint(np.zeros((32, 32), np.float32)) == 0
 
 
 def test_every_other_detail_gets_its_own_best_similarity_over_turns_and_shifts():
