@@ -6,7 +6,7 @@ stage can be run, killed and resumed on its own.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from fastsynth.config import dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
+from fastsynth.data.duplicates import Looks
 from fastsynth.data.split import LeakGuard, Part, Split, make_split
 from fastsynth.diffusion.pretrained.config import SAMPLING_KEYS
 from fastsynth.environment import environment
@@ -55,6 +56,10 @@ class Run:
         return self.folder / "split.json"
 
     @property
+    def looks_path(self) -> Path:
+        return self.folder / "fingerprints.npz"
+
+    @property
     def store_folder(self) -> Path:
         return self.folder / "synthetic"
 
@@ -64,10 +69,11 @@ class Run:
 
     @cached_property
     def split(self) -> Split:
-        """split.json, made at first use and never again."""
+        """split.json, made at first use and never again; how its test images look is kept beside it."""
         planned = self.planned_split()
         if not self.split_path.is_file():
             planned.write(self.split_path)
+            self._keep_looks(planned)
         return planned
 
     def planned_split(self) -> Split:
@@ -86,10 +92,22 @@ class Run:
 
     @cached_property
     def guard(self) -> LeakGuard:
-        return LeakGuard(self.split)
+        if not self.looks_path.is_file():
+            self._keep_looks(self.split)
+        return LeakGuard(self.split, Looks.read(self.looks_path))
+
+    def _keep_looks(self, split: Split) -> None:
+        test = {image for image in split.test if (self.path(image)).is_file()}
+        unchanged = {image for image in test if sha256_file(self.path(image)) == split.sha256[image]}
+        Looks.of(self.config.data.root, [r for r in self.dataset.records if r.image in unchanged]).write(
+            self.looks_path
+        )
 
     def records(self, part: Part, *, normal: bool) -> list[Record]:
-        """Normal or defect images of one part of the split, sorted by path."""
+        """Normal or defect images of one part of the split, sorted by path; every file is what it was at the split.
+
+        Raises LeakError when one has become a test image, ValueError when it has changed otherwise.
+        """
         known = {*self.split.train, *self.split.val, *self.split.test}
         new = [record.image for record in self.dataset.records if record.image not in known]
         if new:
@@ -98,15 +116,32 @@ class Run:
                 "the split is made once: start a new run folder for changed data"
             )
         chosen = set(getattr(self.split, part))
-        return [r for r in self.dataset.records if r.image in chosen and (r.defect is None) == normal]
+        found = [r for r in self.dataset.records if r.image in chosen and (r.defect is None) == normal]
+        self.guard.check_unchanged(
+            self.config.data.root,
+            {record.image: self.split.sha256[record.image] for record in found},
+            advice=f"{self.split_path} was made with another picture of that name; restore it, or choose another output",
+            are_test=part == "test",
+        )
+        return found
+
+    def check_stored(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """For samples of the store, by their manifest lines, before anything learns from them.
+
+        Raises LeakError when a picture has become a test image, ValueError when it has changed otherwise.
+        """
+        self.guard.check_unchanged(
+            self.store_folder,
+            {line["image"]: line["image_sha256"] for line in lines},
+            advice="the store's manifest names another picture; run `fastsynth audit`, restore it or make it again",
+        )
 
     def training_defects(self, part: Literal["train", "val"] = "train") -> list[Record]:
-        """Defects the renderer may learn from, or stop by; every file has passed the leak guard."""
+        """Defects the renderer may learn from, or stop by. Raises ValueError when one has no mask."""
         records = self.records(part, normal=False)
         for record in records:
             if record.mask is None:
                 raise ValueError(f"{record.image} has no mask; add one or remove the image (fastsynth data check)")
-        self.guard.check(self.path(record.image) for record in records)
         return records
 
     @cached_property
@@ -132,10 +167,8 @@ class Run:
 
     @cached_property
     def training_normals(self) -> list[Record]:
-        """Normal images to draw on; every file has passed the leak guard."""
-        records = self.records("train", normal=True)
-        self.guard.check(self.path(record.image) for record in records)
-        return records
+        """Normal images to draw on."""
+        return self.records("train", normal=True)
 
     def training_sha256(self) -> str:
         """Hash of what the renderer may learn from: the split's images, and the masks of the training defects."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fastsynth.config import load_config
+from fastsynth.data.duplicates import Looks
 from fastsynth.data.split import LeakError
 from fastsynth.files import sha256_folder
 from fastsynth.images import encode_png, read_mask
@@ -27,7 +28,7 @@ def test_opening_a_run_and_planning_its_split_write_nothing(open_run):
     planned = run.planned_split()
     assert not run.folder.exists()
     assert run.split == planned
-    assert [path.name for path in run.folder.iterdir()] == ["split.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["fingerprints.npz", "split.json"]
 
 
 def test_training_defects_are_in_memory_once_and_only_while_somebody_holds_them(open_run):
@@ -107,6 +108,30 @@ def test_a_training_image_that_became_a_test_image_is_refused_by_name(open_run, 
         shutil.copy(test_image, run.path(record.image))
         with pytest.raises(LeakError, match=f"{record.image} is the test image"):
             learn()
+
+
+def test_a_changed_image_of_any_part_is_refused_by_name(open_run):
+    run = open_run()
+    rng = np.random.default_rng(9)
+    for part, normal in (("train", False), ("val", True), ("test", False)):
+        victim = run.path(run.records(part, normal=normal)[0].image)
+        before = victim.read_bytes()
+        victim.write_bytes(encode_png(rng.integers(0, 255, (40, 48, 3), np.uint8)))
+        with pytest.raises(ValueError, match=rf"{victim} has changed; .*split\.json was made with another picture"):
+            open_run().records(part, normal=normal)
+        victim.write_bytes(before)
+
+
+def test_how_the_test_images_look_is_found_again_for_a_split_without_it(open_run):
+    kept = open_run()
+    split, before = kept.split, kept.looks_path.read_bytes()
+    kept.looks_path.unlink()
+    assert open_run().guard
+    assert kept.looks_path.read_bytes() == before
+    kept.looks_path.unlink()
+    kept.path(split.test[0]).unlink()
+    assert open_run().guard
+    assert set(Looks.read(kept.looks_path).images) == set(split.test[1:])
 
 
 def test_a_defect_without_a_mask_is_refused_by_name(open_run):
