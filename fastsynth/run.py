@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ import numpy as np
 from fastsynth.config import dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
 from fastsynth.data.duplicates import Looks
-from fastsynth.data.split import LeakGuard, Part, Split, make_split
+from fastsynth.data.split import LeakGuard, Part, Split, SplitConfig, make_split
 from fastsynth.diffusion.pretrained.config import SAMPLING_KEYS
 from fastsynth.environment import environment
 from fastsynth.files import atomic_write, read_json, sha256_file, sha256_json, write_json
@@ -47,7 +48,9 @@ class Run:
         self.config = config
         self.folder = config.output
         self._exemplars: WeakValueDictionary[str, Exemplar] = WeakValueDictionary()
-        self.dataset: DataSet = open_dataset(config.data.root, categories=config.data.categories)
+        self.dataset: DataSet = open_dataset(
+            config.data.root, categories=config.data.categories, group_regex=config.split.group_regex
+        )
         require_defects(self.dataset)
         self._refuse_other_model()
 
@@ -80,9 +83,11 @@ class Run:
         """What split.json holds, or will; writes nothing. Raises ValueError when it was made with other settings."""
         settings = self.config.split.model_dump()
         if not self.split_path.is_file():
-            return make_split(self.dataset, seed=self.config.seed, **settings)
+            dividing = {key: value for key, value in settings.items() if key != "group_regex"}  # the data set has it
+            return replace(make_split(self.dataset, seed=self.config.seed, **dividing), settings=settings)
         split = Split.read(self.split_path)
-        for key, value in split.settings.items():
+        made_with = {**SplitConfig().model_dump(), **split.settings} if split.settings else settings
+        for key, value in made_with.items():
             if value != settings[key]:
                 raise ValueError(
                     f"{self.split_path} is made with split.{key} {value}, this configuration has {settings[key]}; "
@@ -120,7 +125,7 @@ class Run:
         self.guard.check_unchanged(
             self.config.data.root,
             {record.image: self.split.sha256[record.image] for record in found},
-            advice=f"{self.split_path} was made with another picture of that name; restore it, or choose another output",
+            advice=f"{self.split_path} knows another picture of that name; restore it, or choose another output",
             are_test=part == "test",
         )
         return found

@@ -117,7 +117,7 @@ def test_a_changed_image_of_any_part_is_refused_by_name(open_run):
         victim = run.path(run.records(part, normal=normal)[0].image)
         before = victim.read_bytes()
         victim.write_bytes(encode_png(rng.integers(0, 255, (40, 48, 3), np.uint8)))
-        with pytest.raises(ValueError, match=rf"{victim} has changed; .*split\.json was made with another picture"):
+        with pytest.raises(ValueError, match=rf"{victim} has changed; .*split\.json knows another picture"):
             open_run().records(part, normal=normal)
         victim.write_bytes(before)
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fastsynth.config import Config
 from fastsynth.data.datasets import DataSet, Record
 from fastsynth.data.duplicates import Cluster, Looks, clusters
+from fastsynth.data.groups import check_regex
 from fastsynth.files import read_json, sha256_file, write_json
 from fastsynth.images import read_image
 
@@ -43,6 +44,9 @@ class SplitConfig(Config):
     """Share of the training images, defects and normals, kept for choosing thresholds and checkpoints."""
     near_duplicates: bool = True
     """Keep pictures of the same piece together even when no groups.json says so."""
+    group_regex: Annotated[str, AfterValidator(check_regex)] | None = None
+    """Searched in the path of every image below the data root; its first group says which images stay together, like
+    (patient\\d+) or ^normal/(\\w+?)_. In place of a groups.json; must fit every image."""
 
 
 class LeakError(ValueError):
@@ -54,7 +58,7 @@ class Split:
     """Image paths of the three parts, relative to the data root, sorted.
 
     sha256: hash of the file's bytes for every image.
-    settings: what `make_split` was called with; empty for a split from elsewhere.
+    settings: the run's section `split`; empty for a split from elsewhere.
     """
 
     train: tuple[str, ...]
@@ -62,7 +66,7 @@ class Split:
     test: tuple[str, ...]
     seed: int
     sha256: dict[str, str]
-    settings: dict[str, float | bool] = field(default_factory=dict)
+    settings: dict[str, float | bool | str | None] = field(default_factory=dict)
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
@@ -180,7 +184,11 @@ def make_split(
     pieces = Counter(kind for cluster in learn for kind in {_kind(record) for record in cluster})
     most = {kind: math.ceil(count * val_fraction) for kind, count in pieces.items()}
     val, train = _take(learn, targets, kept, rng, share=val_fraction, most=most)
-    settings = {"train_fraction": train_fraction, "val_fraction": val_fraction, "near_duplicates": near_duplicates}
+    settings: dict[str, float | bool | str | None] = {
+        "train_fraction": train_fraction,
+        "val_fraction": val_fraction,
+        "near_duplicates": near_duplicates,
+    }
     return Split(_images(train), _images(val), _images(test), seed=seed, sha256=hashes, settings=settings)
 
 

@@ -107,7 +107,7 @@ def test_a_training_image_that_changed_otherwise_is_refused_and_named(leaky, cli
     victim.write_bytes(encode_png(np.random.default_rng(3).integers(0, 255, (40, 48, 3), np.uint8)))
     answer = cli("generate", leaky.config, *OPTIONS["generate"])
     assert answer.code == 2
-    assert f"{victim} has changed; {leaky.folder / 'split.json'} was made with another picture" in answer.complaint
+    assert f"{victim} has changed; {leaky.folder / 'split.json'} knows another picture" in answer.complaint
     assert "restore it, or choose another output" in answer.complaint
 
 
