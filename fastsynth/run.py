@@ -22,7 +22,15 @@ from fastsynth.data.duplicates import Looks
 from fastsynth.data.split import LeakGuard, Part, Split, SplitConfig, make_split
 from fastsynth.diffusion.pretrained.config import SAMPLING_KEYS
 from fastsynth.environment import environment
-from fastsynth.files import atomic_write, read_json, sha256_file, sha256_json, write_json
+from fastsynth.files import (
+    atomic_write,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_folder,
+    sha256_json,
+    write_json,
+)
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask
@@ -36,6 +44,7 @@ FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
 TRAINING_KEYS = {"kind", "base", "network", "training", "crop_size", "context"}
 """Keys of the section `renderer` on which the trained weights depend; the others may change after training."""
 TRAINED_FROM = "trained_from.json"
+ENVIRONMENT = "environment.json"
 
 
 class Run:
@@ -237,6 +246,11 @@ class Run:
         """Hash of all settings that can change a rendered sample."""
         return sha256_json(self.config.model_dump(mode="json", exclude=FREE_KEYS))
 
+    def model_sha256(self) -> str | None:
+        """Hash of the weights alone: a model's other files tell of clocks, paths and versions. None without any."""
+        weights = "*.safetensors"
+        return sha256_folder(self.model_folder, weights) if any(self.model_folder.rglob(weights)) else None
+
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to log.jsonl; of several launched processes the main one does."""
         if process_index() > 0:
@@ -244,20 +258,51 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, sort_keys=True) + "\n")
 
+    def record(self, stage: str, *, hash_data: bool = True) -> None:
+        """Write down what a stage runs with: config.yaml, and environment.json, which keeps those of other stages.
+
+        environment.json: `environment()`, and the hashes as the manifest and store.json have them; the same of every
+        stage, as it was the last time, under "stages". hash_data: the data are known to be usable.
+        """
+        if process_index() > 0:
+            return
+        config = dump_config(self.config).encode()
+        atomic_write(self.folder / "config.yaml", config)
+        found = {
+            **environment(),
+            "config_yaml_sha256": sha256_bytes(config),
+            "config_sha256": self.rendering_sha256(),
+            "data_sha256": self.training_sha256() if hash_data else None,
+            "model_sha256": self.model_sha256(),
+        }
+        path = self.folder / ENVIRONMENT
+        before = read_json(path) if path.is_file() else None
+        stages = before.get("stages") if isinstance(before, dict) else None
+        write_json(path, {**found, "stage": stage, "stages": {**(stages or {}), stage: found}})
+
+    def _record_model(self, stage: str) -> None:
+        """A stage that trains ends with weights that it did not start with."""
+        if process_index() > 0:
+            return
+        path, sha256 = self.folder / ENVIRONMENT, self.model_sha256()
+        found = read_json(path)
+        if found["model_sha256"] != sha256:
+            found["model_sha256"] = found["stages"][stage]["model_sha256"] = sha256
+            write_json(path, found)
+
     @contextmanager
-    def stage(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Write down what a stage runs with, and time it; its seconds go to the log when it ends, however it ends.
+    def stage(self, name: str, *, shared: bool = False, hash_data: bool = True) -> Iterator[None]:
+        """`record` a stage, and time it; its seconds go to the log when it ends, however it ends.
 
         Meanwhile no other process may run a stage in this folder, unless both are `shared`. Of several launched
         processes the main one does all that. Raises InUseError, a ValueError, when the folder is taken.
         """
         with Lock(self.folder, shared=True) if shared else lock_for_all(self.folder):
-            if process_index() == 0:
-                atomic_write(self.folder / "config.yaml", dump_config(self.config).encode())
-                write_json(self.folder / "environment.json", environment())
+            self.record(name, hash_data=hash_data)
             started = time.monotonic()
             try:
                 yield
+                self._record_model(name)
             finally:
                 self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
 

@@ -1,5 +1,9 @@
 import gc
+import hashlib
+import importlib.metadata
 import json
+import os
+import platform
 import shutil
 import weakref
 
@@ -72,10 +76,44 @@ def test_a_stage_records_what_it_ran_with_and_how_long_even_when_it_fails(open_r
     with run.stage("generate"):
         run.log({"step": 1})
     assert load_config(RunConfig, run.folder / "config.yaml") == run.config
-    assert json.loads((run.folder / "environment.json").read_text())["python"]
+    told = json.loads((run.folder / "environment.json").read_text())
+    assert (told["stage"], list(told["stages"])) == ("generate", ["generate", "train"])
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert [line.get("stage") for line in lines] == ["train", None, "generate"]
     assert lines[0]["seconds"] >= 0
+
+
+def test_every_stage_records_versions_machine_and_the_hashes_that_there_are(open_run):
+    run = open_run()
+    with run.stage("check", hash_data=False):
+        pass
+    with run.stage("train"):  # ends with the weights it makes
+        (run.model_folder / "unet").mkdir(parents=True)
+        (run.model_folder / "unet" / "weights.safetensors").write_bytes(b"weights")
+    with open_run("generate.count=3").stage("generate"):
+        pass
+    told = json.loads((run.folder / "environment.json").read_text())
+    check, train, generate = (told["stages"][name] for name in ("check", "train", "generate"))
+    versions = importlib.metadata.version
+    for package in ("torch", "scipy", "scikit-image", "timm", "transformers", "peft", "pydicom", "nibabel", "numpy"):
+        assert train["packages"][package] == versions(package)
+    assert (train["python"], train["platform"]) == (platform.python_version(), platform.platform())
+    assert (train["cores"], train["memory_gb"] > 0, train["devices"]) == (os.cpu_count(), True, gpus())
+    assert train.keys() >= {"commit", "command", "threads", "processor", "created"}
+    weights = hashlib.sha256(f"unet/weights.safetensors {hashlib.sha256(b'weights').hexdigest()}".encode()).hexdigest()
+    hashes = [(stage["data_sha256"], stage["model_sha256"]) for stage in (check, train, generate)]
+    data = run.training_sha256()
+    assert hashes == [(None, None), (data, weights), (data, weights)]
+    assert train["config_sha256"] == generate["config_sha256"] == run.rendering_sha256()
+    assert train["config_yaml_sha256"] != generate["config_yaml_sha256"]
+    written = hashlib.sha256((run.folder / "config.yaml").read_bytes()).hexdigest()
+    assert generate["config_yaml_sha256"] == written
+    assert {key: told[key] for key in generate} == generate
+
+
+def gpus() -> list[str]:
+    torch = pytest.importorskip("torch")
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def test_the_parts_share_no_image_and_lose_none(open_run):

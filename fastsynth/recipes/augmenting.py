@@ -36,6 +36,7 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
     compose = build_augmentation(run.config.segment.augment)
     lines = list(read_manifest(run.store_folder))
     run.check_stored(lines)
+    run.record("augment")
     for line in tqdm(lines, desc="augment"):
         image, foreground = read_image(run.store_folder / line["image"]), read_mask(run.store_folder / line["mask"])
         for copy in range(copies):

@@ -67,6 +67,11 @@ def evaluate(run: Run, *, most: int = 200, segmenter: Path | None = None) -> dic
     segmenter: folder of one trained without the store, by default the run's own if `compare` has trained it; what it
     finds of every sample goes into presence.jsonl. Without one, presence is left out.
     """
+    with run.stage("evaluate"):
+        return _evaluate(run, most=most, segmenter=segmenter)
+
+
+def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
     stored = list(read_manifest(run.store_folder))
     segmenter = segmenter or real_segmenter(run)
     real: list[list[Record]] = [run.records(part, normal=False) for part in ("train", "test")]

@@ -218,6 +218,7 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
         judged = _judge_lines(run, sorted(store.lines(), key=lambda line: int(line["id"])), open_gate(run))
         refused = [(line, verdict) for line, verdict in judged if verdict.reasons]
         if not dry_run:
+            run.record("filter")
             _move_out(store, refused, keep_pictures=settings.keep_rejected)
             kept = [
                 {**line, "checks": {**line["checks"], "gate": verdict.measures}}

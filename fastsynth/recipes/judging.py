@@ -88,6 +88,8 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
     training part, never on test images.
     """
     folder = _folder(run, plan, seed=seed)
+    if not (folder / SCORES).is_file():
+        run.record("segment")
     train, val = real_items(run, "train"), real_items(run, "val")
     if not any(item.defect for item in val):
         val = train
