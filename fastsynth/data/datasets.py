@@ -11,7 +11,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from fastsynth.config import Config
 from fastsynth.data.groups import GROUPS_FILE, METADATA_FILE, by_regex, patients_of, read_groups
@@ -33,6 +35,10 @@ class DataConfig(Config):
     medical: bool = False
     """Pictures of patients: whatever is made from them is stamped as not for clinical use. Volumes that `data import`
     brought in say so themselves."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None = None
+    """What the samples may be used for, as the Hugging Face hub spells it, like cc-by-4.0; for `fastsynth card`."""
+    source_url: Annotated[str, Field(pattern=r"^\S+$")] | None = None
+    """Where the pictures come from; for `fastsynth card`."""
 
 
 @dataclass(frozen=True)

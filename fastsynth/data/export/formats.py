@@ -7,6 +7,7 @@ from typing import Literal, assert_never
 from tqdm import tqdm
 
 import fastsynth
+from fastsynth.data.card import EXPORTED_FILES, make_card, run_values
 from fastsynth.data.export.anomalib import write_anomalib
 from fastsynth.data.export.coco import write_coco
 from fastsynth.data.export.cvat import write_cvat
@@ -65,7 +66,8 @@ def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | N
             case "cvat":
                 write_cvat(samples, folder, names=names)
             case "imagefolder":
-                write_imagefolder(samples, folder, names=names)
+                card = make_card(store, config=run_values(store), files=EXPORTED_FILES)
+                write_imagefolder(samples, folder, names=names, card=card)
             case "webdataset":
                 write_webdataset(samples, folder)
             case "mvtec":
