@@ -84,7 +84,7 @@ def test_a_stage_records_what_it_ran_with_and_how_long_even_when_it_fails(open_r
 
 
 def test_every_stage_records_versions_machine_and_the_hashes_that_there_are(open_run):
-    run = open_run()
+    accelerators, run = gpus(), open_run()  # asks torch, which is loaded from then on
     with run.stage("check", hash_data=False):
         pass
     with run.stage("train"):  # ends with the weights it makes
@@ -98,7 +98,7 @@ def test_every_stage_records_versions_machine_and_the_hashes_that_there_are(open
     for package in ("torch", "scipy", "scikit-image", "timm", "transformers", "peft", "pydicom", "nibabel", "numpy"):
         assert train["packages"][package] == versions(package)
     assert (train["python"], train["platform"]) == (platform.python_version(), platform.platform())
-    assert (train["cores"], train["memory_gb"] > 0, train["devices"]) == (os.cpu_count(), True, gpus())
+    assert (train["cores"], train["memory_gb"] > 0, train["devices"]) == (os.cpu_count(), True, accelerators)
     assert train.keys() >= {"commit", "command", "threads", "processor", "created"}
     weights = hashlib.sha256(f"unet/weights.safetensors {hashlib.sha256(b'weights').hexdigest()}".encode()).hexdigest()
     hashes = [(stage["data_sha256"], stage["model_sha256"]) for stage in (check, train, generate)]
