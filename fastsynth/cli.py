@@ -273,6 +273,17 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> 
     typer.echo(write_report(folder))
 
 
+@app.command()
+def card(
+    run: Annotated[Path, typer.Argument(help="YAML file of the run, or its folder.", show_default=False)],
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Write the data-set card of a store, README.md: what it holds, how it was made, what was rejected, its limits."""
+    from fastsynth.recipes.carding import write_card
+
+    typer.echo(write_card(run, overrides))
+
+
 @config_app.command("show")
 def config_show(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
     """Print the complete configuration, defaults included."""

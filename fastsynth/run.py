@@ -6,8 +6,9 @@ stage can be run, killed and resumed on its own.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +18,19 @@ import numpy as np
 
 from fastsynth.config import dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
-from fastsynth.data.split import LeakGuard, Part, Split, make_split
+from fastsynth.data.duplicates import Looks
+from fastsynth.data.split import LeakGuard, Part, Split, SplitConfig, make_split
 from fastsynth.diffusion.pretrained.config import SAMPLING_KEYS
 from fastsynth.environment import environment
-from fastsynth.files import atomic_write, read_json, sha256_file, sha256_json, write_json
+from fastsynth.files import (
+    atomic_write,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    sha256_folder,
+    sha256_json,
+    write_json,
+)
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask
@@ -34,6 +44,7 @@ FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
 TRAINING_KEYS = {"kind", "base", "network", "training", "crop_size", "context"}
 """Keys of the section `renderer` on which the trained weights depend; the others may change after training."""
 TRAINED_FROM = "trained_from.json"
+ENVIRONMENT = "environment.json"
 
 
 class Run:
@@ -46,13 +57,19 @@ class Run:
         self.config = config
         self.folder = config.output
         self._exemplars: WeakValueDictionary[str, Exemplar] = WeakValueDictionary()
-        self.dataset: DataSet = open_dataset(config.data.root, categories=config.data.categories)
+        self.dataset: DataSet = open_dataset(
+            config.data.root, categories=config.data.categories, group_regex=config.split.group_regex
+        )
         require_defects(self.dataset)
         self._refuse_other_model()
 
     @property
     def split_path(self) -> Path:
         return self.folder / "split.json"
+
+    @property
+    def looks_path(self) -> Path:
+        return self.folder / "fingerprints.npz"
 
     @property
     def store_folder(self) -> Path:
@@ -64,19 +81,22 @@ class Run:
 
     @cached_property
     def split(self) -> Split:
-        """split.json, made at first use and never again."""
+        """split.json, made at first use and never again; how its test images look is kept beside it."""
         planned = self.planned_split()
         if not self.split_path.is_file():
             planned.write(self.split_path)
+            self._keep_looks(planned)
         return planned
 
     def planned_split(self) -> Split:
         """What split.json holds, or will; writes nothing. Raises ValueError when it was made with other settings."""
         settings = self.config.split.model_dump()
         if not self.split_path.is_file():
-            return make_split(self.dataset, seed=self.config.seed, **settings)
+            dividing = {key: value for key, value in settings.items() if key != "group_regex"}  # the data set has it
+            return replace(make_split(self.dataset, seed=self.config.seed, **dividing), settings=settings)
         split = Split.read(self.split_path)
-        for key, value in split.settings.items():
+        made_with = {**SplitConfig().model_dump(), **split.settings} if split.settings else settings
+        for key, value in made_with.items():
             if value != settings[key]:
                 raise ValueError(
                     f"{self.split_path} is made with split.{key} {value}, this configuration has {settings[key]}; "
@@ -86,10 +106,22 @@ class Run:
 
     @cached_property
     def guard(self) -> LeakGuard:
-        return LeakGuard(self.split)
+        if not self.looks_path.is_file():
+            self._keep_looks(self.split)
+        return LeakGuard(self.split, Looks.read(self.looks_path))
+
+    def _keep_looks(self, split: Split) -> None:
+        test = {image for image in split.test if (self.path(image)).is_file()}
+        unchanged = {image for image in test if sha256_file(self.path(image)) == split.sha256[image]}
+        Looks.of(self.config.data.root, [r for r in self.dataset.records if r.image in unchanged]).write(
+            self.looks_path
+        )
 
     def records(self, part: Part, *, normal: bool) -> list[Record]:
-        """Normal or defect images of one part of the split, sorted by path."""
+        """Normal or defect images of one part of the split, sorted by path; every file is what it was at the split.
+
+        Raises LeakError when one has become a test image, ValueError when it has changed otherwise.
+        """
         known = {*self.split.train, *self.split.val, *self.split.test}
         new = [record.image for record in self.dataset.records if record.image not in known]
         if new:
@@ -98,15 +130,32 @@ class Run:
                 "the split is made once: start a new run folder for changed data"
             )
         chosen = set(getattr(self.split, part))
-        return [r for r in self.dataset.records if r.image in chosen and (r.defect is None) == normal]
+        found = [r for r in self.dataset.records if r.image in chosen and (r.defect is None) == normal]
+        self.guard.check_unchanged(
+            self.config.data.root,
+            {record.image: self.split.sha256[record.image] for record in found},
+            advice=f"{self.split_path} knows another picture of that name; restore it, or choose another output",
+            are_test=part == "test",
+        )
+        return found
+
+    def check_stored(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """For samples of the store, by their manifest lines, before anything learns from them.
+
+        Raises LeakError when a picture has become a test image, ValueError when it has changed otherwise.
+        """
+        self.guard.check_unchanged(
+            self.store_folder,
+            {line["image"]: line["image_sha256"] for line in lines},
+            advice="the store's manifest names another picture; run `fastsynth audit`, restore it or make it again",
+        )
 
     def training_defects(self, part: Literal["train", "val"] = "train") -> list[Record]:
-        """Defects the renderer may learn from, or stop by; every file has passed the leak guard."""
+        """Defects the renderer may learn from, or stop by. Raises ValueError when one has no mask."""
         records = self.records(part, normal=False)
         for record in records:
             if record.mask is None:
                 raise ValueError(f"{record.image} has no mask; add one or remove the image (fastsynth data check)")
-        self.guard.check(self.path(record.image) for record in records)
         return records
 
     @cached_property
@@ -132,10 +181,8 @@ class Run:
 
     @cached_property
     def training_normals(self) -> list[Record]:
-        """Normal images to draw on; every file has passed the leak guard."""
-        records = self.records("train", normal=True)
-        self.guard.check(self.path(record.image) for record in records)
-        return records
+        """Normal images to draw on."""
+        return self.records("train", normal=True)
 
     def training_sha256(self) -> str:
         """Hash of what the renderer may learn from: the split's images, and the masks of the training defects."""
@@ -199,6 +246,11 @@ class Run:
         """Hash of all settings that can change a rendered sample."""
         return sha256_json(self.config.model_dump(mode="json", exclude=FREE_KEYS))
 
+    def model_sha256(self) -> str | None:
+        """Hash of the weights alone: a model's other files tell of clocks, paths and versions. None without any."""
+        weights = "*.safetensors"
+        return sha256_folder(self.model_folder, weights) if any(self.model_folder.rglob(weights)) else None
+
     def log(self, values: dict[str, Any]) -> None:
         """Append a line to log.jsonl; of several launched processes the main one does."""
         if process_index() > 0:
@@ -206,20 +258,51 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values, sort_keys=True) + "\n")
 
+    def record(self, stage: str, *, hash_data: bool = True) -> None:
+        """Write down what a stage runs with: config.yaml, and environment.json, which keeps those of other stages.
+
+        environment.json: `environment()`, and the hashes as the manifest and store.json have them; the same of every
+        stage, as it was the last time, under "stages". hash_data: the data are known to be usable.
+        """
+        if process_index() > 0:
+            return
+        config = dump_config(self.config).encode()
+        atomic_write(self.folder / "config.yaml", config)
+        found = {
+            **environment(),
+            "config_yaml_sha256": sha256_bytes(config),
+            "config_sha256": self.rendering_sha256(),
+            "data_sha256": self.training_sha256() if hash_data else None,
+            "model_sha256": self.model_sha256(),
+        }
+        path = self.folder / ENVIRONMENT
+        before = read_json(path) if path.is_file() else None
+        stages = before.get("stages") if isinstance(before, dict) else None
+        write_json(path, {**found, "stage": stage, "stages": {**(stages or {}), stage: found}})
+
+    def _record_model(self, stage: str) -> None:
+        """A stage that trains ends with weights that it did not start with."""
+        if process_index() > 0:
+            return
+        path, sha256 = self.folder / ENVIRONMENT, self.model_sha256()
+        found = read_json(path)
+        if found["model_sha256"] != sha256:
+            found["model_sha256"] = found["stages"][stage]["model_sha256"] = sha256
+            write_json(path, found)
+
     @contextmanager
-    def stage(self, name: str, *, shared: bool = False) -> Iterator[None]:
-        """Write down what a stage runs with, and time it; its seconds go to the log when it ends, however it ends.
+    def stage(self, name: str, *, shared: bool = False, hash_data: bool = True) -> Iterator[None]:
+        """`record` a stage, and time it; its seconds go to the log when it ends, however it ends.
 
         Meanwhile no other process may run a stage in this folder, unless both are `shared`. Of several launched
         processes the main one does all that. Raises InUseError, a ValueError, when the folder is taken.
         """
         with Lock(self.folder, shared=True) if shared else lock_for_all(self.folder):
-            if process_index() == 0:
-                atomic_write(self.folder / "config.yaml", dump_config(self.config).encode())
-                write_json(self.folder / "environment.json", environment())
+            self.record(name, hash_data=hash_data)
             started = time.monotonic()
             try:
                 yield
+                self._record_model(name)
             finally:
                 self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
 

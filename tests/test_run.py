@@ -1,5 +1,9 @@
 import gc
+import hashlib
+import importlib.metadata
 import json
+import os
+import platform
 import shutil
 import weakref
 
@@ -7,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastsynth.config import load_config
+from fastsynth.data.duplicates import Looks
 from fastsynth.data.split import LeakError
 from fastsynth.files import sha256_folder
 from fastsynth.images import encode_png, read_mask
@@ -27,7 +32,7 @@ def test_opening_a_run_and_planning_its_split_write_nothing(open_run):
     planned = run.planned_split()
     assert not run.folder.exists()
     assert run.split == planned
-    assert [path.name for path in run.folder.iterdir()] == ["split.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == ["fingerprints.npz", "split.json"]
 
 
 def test_training_defects_are_in_memory_once_and_only_while_somebody_holds_them(open_run):
@@ -71,10 +76,44 @@ def test_a_stage_records_what_it_ran_with_and_how_long_even_when_it_fails(open_r
     with run.stage("generate"):
         run.log({"step": 1})
     assert load_config(RunConfig, run.folder / "config.yaml") == run.config
-    assert json.loads((run.folder / "environment.json").read_text())["python"]
+    told = json.loads((run.folder / "environment.json").read_text())
+    assert (told["stage"], list(told["stages"])) == ("generate", ["generate", "train"])
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert [line.get("stage") for line in lines] == ["train", None, "generate"]
     assert lines[0]["seconds"] >= 0
+
+
+def test_every_stage_records_versions_machine_and_the_hashes_that_there_are(open_run):
+    accelerators, run = gpus(), open_run()  # asks torch, which is loaded from then on
+    with run.stage("check", hash_data=False):
+        pass
+    with run.stage("train"):  # ends with the weights it makes
+        (run.model_folder / "unet").mkdir(parents=True)
+        (run.model_folder / "unet" / "weights.safetensors").write_bytes(b"weights")
+    with open_run("generate.count=3").stage("generate"):
+        pass
+    told = json.loads((run.folder / "environment.json").read_text())
+    check, train, generate = (told["stages"][name] for name in ("check", "train", "generate"))
+    versions = importlib.metadata.version
+    for package in ("torch", "scipy", "scikit-image", "timm", "transformers", "peft", "pydicom", "nibabel", "numpy"):
+        assert train["packages"][package] == versions(package)
+    assert (train["python"], train["platform"]) == (platform.python_version(), platform.platform())
+    assert (train["cores"], train["memory_gb"] > 0, train["devices"]) == (os.cpu_count(), True, accelerators)
+    assert train.keys() >= {"commit", "command", "threads", "processor", "created"}
+    weights = hashlib.sha256(f"unet/weights.safetensors {hashlib.sha256(b'weights').hexdigest()}".encode()).hexdigest()
+    hashes = [(stage["data_sha256"], stage["model_sha256"]) for stage in (check, train, generate)]
+    data = run.training_sha256()
+    assert hashes == [(None, None), (data, weights), (data, weights)]
+    assert train["config_sha256"] == generate["config_sha256"] == run.rendering_sha256()
+    assert train["config_yaml_sha256"] != generate["config_yaml_sha256"]
+    written = hashlib.sha256((run.folder / "config.yaml").read_bytes()).hexdigest()
+    assert generate["config_yaml_sha256"] == written
+    assert {key: told[key] for key in generate} == generate
+
+
+def gpus() -> list[str]:
+    torch = pytest.importorskip("torch")
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
 def test_the_parts_share_no_image_and_lose_none(open_run):
@@ -107,6 +146,30 @@ def test_a_training_image_that_became_a_test_image_is_refused_by_name(open_run, 
         shutil.copy(test_image, run.path(record.image))
         with pytest.raises(LeakError, match=f"{record.image} is the test image"):
             learn()
+
+
+def test_a_changed_image_of_any_part_is_refused_by_name(open_run):
+    run = open_run()
+    rng = np.random.default_rng(9)
+    for part, normal in (("train", False), ("val", True), ("test", False)):
+        victim = run.path(run.records(part, normal=normal)[0].image)
+        before = victim.read_bytes()
+        victim.write_bytes(encode_png(rng.integers(0, 255, (40, 48, 3), np.uint8)))
+        with pytest.raises(ValueError, match=rf"{victim} has changed; .*split\.json knows another picture"):
+            open_run().records(part, normal=normal)
+        victim.write_bytes(before)
+
+
+def test_how_the_test_images_look_is_found_again_for_a_split_without_it(open_run):
+    kept = open_run()
+    split, before = kept.split, kept.looks_path.read_bytes()
+    kept.looks_path.unlink()
+    assert open_run().guard
+    assert kept.looks_path.read_bytes() == before
+    kept.looks_path.unlink()
+    kept.path(split.test[0]).unlink()
+    assert open_run().guard
+    assert set(Looks.read(kept.looks_path).images) == set(split.test[1:])
 
 
 def test_a_defect_without_a_mask_is_refused_by_name(open_run):

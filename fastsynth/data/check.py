@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from fastsynth.data.datasets import GROUPS_FILE, DataSet, Record, stem
+from fastsynth.data.datasets import DataSet, Record, stem
+from fastsynth.data.groups import GROUPS_FILE
 from fastsynth.data.split import Split
 from fastsynth.files import sha256_file
 from fastsynth.images import read_image, read_mask

@@ -8,16 +8,17 @@ A mask belongs to the image of the same stem: `<stem>_mask.*` or `<stem>.*`. Eve
 """
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from fastsynth.config import Config
-from fastsynth.files import read_json
+from fastsynth.data.groups import GROUPS_FILE, METADATA_FILE, by_regex, patients_of, read_groups
 from fastsynth.images import IMAGE_SUFFIXES
 
-GROUPS_FILE = "groups.json"
 LAYOUTS = (
     "train/good with test/<defect> and ground_truth/<defect> (one category), a folder of such categories, "
     "or normal with defects/<defect> and masks/<defect>"
@@ -34,6 +35,10 @@ class DataConfig(Config):
     medical: bool = False
     """Pictures of patients: whatever is made from them is stamped as not for clinical use. Volumes that `data import`
     brought in say so themselves."""
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None = None
+    """What the samples may be used for, as the Hugging Face hub spells it, like cc-by-4.0; for `fastsynth card`."""
+    source_url: Annotated[str, Field(pattern=r"^\S+$")] | None = None
+    """Where the pictures come from; for `fastsynth card`."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class DataSet:
     """All images below a root, sorted by path.
 
     groups: stem → group, from groups.json at the root; `<category>/<stem>` → group from one in a category's folder.
+    image_groups: image → group, from metadata.csv or `split.group_regex`; empty when groups.json speaks.
     orphan_masks: paths of masks to which no image belongs.
     """
 
@@ -65,6 +71,7 @@ class DataSet:
     records: tuple[Record, ...]
     groups: dict[str, str] = field(default_factory=dict)
     orphan_masks: tuple[str, ...] = ()
+    image_groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def normals(self) -> tuple[Record, ...]:
@@ -84,16 +91,21 @@ class DataSet:
 
     def group_of(self, record: Record) -> str | None:
         """What the user says must stay together with this image, e.g. a patient; None when nothing is said."""
+        if record.image in self.image_groups:
+            return self.image_groups[record.image]
         name = stem(Path(record.image))
         return self.groups.get(name, self.groups.get(f"{record.category}/{name}"))
 
 
-def open_dataset(root: Path, *, categories: Sequence[str] | None = None) -> DataSet:
+def open_dataset(root: Path, *, categories: Sequence[str] | None = None, group_regex: str | None = None) -> DataSet:
     """List the images below `root`; the kind of tree is detected.
+
+    group_regex: searched in every path below `root`; its first group tells which images belong together.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: a file, an unknown tree, an unknown category, a category without normal images, a bad groups.json.
+        ValueError: a file, an unknown tree, an unknown category, a category without normal images, a bad groups.json
+            or metadata.csv, groups from two sources, an image that the regular expression does not fit.
     """
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder; give the folder that holds {LAYOUTS}")
@@ -102,7 +114,8 @@ def open_dataset(root: Path, *, categories: Sequence[str] | None = None) -> Data
     folders = _category_folders(root)
     records: list[Record] = []
     orphans: list[str] = []
-    groups = _read_groups(root / GROUPS_FILE)
+    groups = read_groups(root / GROUPS_FILE)
+    patients: dict[str, str] = {}
     for name in _chosen(root, folders, categories):
         folder = folders[name]
         found, unused = _read_category(root, folder, name)
@@ -111,8 +124,20 @@ def open_dataset(root: Path, *, categories: Sequence[str] | None = None) -> Data
         records += found
         orphans += unused
         if folder != root:
-            groups |= {f"{name}/{key}": f"{name}/{group}" for key, group in _read_groups(folder / GROUPS_FILE).items()}
-    return DataSet(root, tuple(sorted(records, key=lambda r: r.image)), groups, tuple(sorted(orphans)))
+            groups |= {f"{name}/{key}": f"{name}/{group}" for key, group in read_groups(folder / GROUPS_FILE).items()}
+            patients |= patients_of(folder, (record.image for record in found), prefix=f"{name}/")
+    patients |= patients_of(root, (record.image for record in records), prefix="")
+    images = tuple(sorted(records, key=lambda r: r.image))
+    searched = {} if group_regex is None else by_regex(group_regex, (record.image for record in images))
+    _refuse_two_sources(root, {GROUPS_FILE: groups, METADATA_FILE: patients, "split.group_regex": searched})
+    return DataSet(root, images, groups, tuple(sorted(orphans)), patients | searched)
+
+
+def _refuse_two_sources(root: Path, sources: Mapping[str, Mapping[str, str]]) -> None:
+    """Two lists may contradict each other, and then neither would be kept."""
+    speaking = [name for name, found in sources.items() if found]
+    if len(speaking) > 1:
+        raise ValueError(f"{root}: {' and '.join(speaking)} both say which images belong together; keep one of them")
 
 
 def require_defects(dataset: DataSet) -> None:
@@ -191,16 +216,6 @@ def _match(images: list[Path], masks: list[Path]) -> tuple[list[tuple[Path, Path
         matches.append((image, by_stem.get(f"{name}_mask", by_stem.get(name))))
     used = {mask for _, mask in matches}
     return matches, [mask for mask in masks if mask not in used]
-
-
-def _read_groups(path: Path) -> dict[str, str]:
-    """Stem → group; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    groups = read_json(path)
-    if not isinstance(groups, dict) or not all(isinstance(group, str | int) for group in groups.values()):
-        raise ValueError(f'{path}: wanted one group name per file stem, like {{"part_017": "patient 4"}}')
-    return {unicodedata.normalize("NFC", name): str(group) for name, group in groups.items()}
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -13,19 +13,26 @@ other one:
 - a hash bit says on which side of the category's median a coefficient lies;
 - a pair must stand out from how alike any two pictures of the category are (median and MAD of Fisher's z).
 
+`Looks` keeps the thumbnails of the test images, so that a changed copy of one is known later on.
+
 N pictures of one category. No torch.
 """
 
+import io
 import math
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fastsynth.data.datasets import DataSet, Record
+from fastsynth.files import atomic_write
 from fastsynth.images import read_image
 
 SIDE = 48
@@ -43,6 +50,8 @@ MIN_CORRELATION = 0.5
 """On tiles: 99.9 % of the known pairs lie above, 30,000 unrelated pairs all below 0.3."""
 OUTLIER = 6.0
 """Robust standard deviations above the category's typical pair."""
+MIN_LONE = 0.9
+"""Correlation asked for where one picture alone stands for its category: how alike others are is not known."""
 BLOCK = 2048
 """Pairs, or rows of the hash table, worked on at once."""
 
@@ -82,12 +91,86 @@ def clusters(dataset: DataSet, hashes: Mapping[str, str], *, near_duplicates: bo
 def _near_links(root: Path, records: Sequence[Record]) -> list[tuple[int, int]]:
     """Index pairs of near-duplicates, category by category. Only the thumbnails are held."""
     links = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for category in sorted({record.category for record in records}):
-            where = [i for i, record in enumerate(records) if record.category == category]
-            read = threads.map(lambda i: detail_thumbnail(read_image(root / records[i].image)), where)
-            links += [(where[i], where[j]) for i, j in near_pairs(np.stack(list(read)))]
+    for category in sorted({record.category for record in records}):
+        where = [i for i, record in enumerate(records) if record.category == category]
+        thumbnails = _thumbnails(root, [records[i].image for i in where])
+        links += [(where[i], where[j]) for i, j in near_pairs(thumbnails)]
     return links
+
+
+def _thumbnails(root: Path, images: Sequence[str]) -> np.ndarray:
+    """(N, 48, 48) float32, one per image. Raises ValueError when one cannot be decoded."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        read = threads.map(lambda image: detail_thumbnail(read_image(root / image)), images)
+        return np.stack(list(read))
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """How N pictures look, kept on disk: another exposure or encoding of one is known though the picture is gone.
+
+    images: N names. thumbnails: (N, 48, 48) int8, `detail_thumbnail` scaled to ±127, 2.3 kB each.
+    thresholds: (N,) float32, the correlation from which another picture shows the same thing.
+    """
+
+    images: tuple[str, ...]
+    thumbnails: np.ndarray
+    thresholds: np.ndarray
+
+    @classmethod
+    def of(cls, root: Path, records: Sequence[Record]) -> "Looks":
+        """Raises ValueError when an image cannot be decoded."""
+        images: list[str] = []
+        small, thresholds = [np.zeros((0, SIDE, SIDE), np.int8)], [np.zeros(0, np.float32)]
+        for category in sorted({record.category for record in records}):
+            names = sorted(record.image for record in records if record.category == category)
+            found = _thumbnails(root, names)
+            peak = np.maximum(np.abs(found).max(axis=(1, 2), keepdims=True), 1e-6)
+            images += names
+            small.append(np.rint(found * (127 / peak)).astype(np.int8))
+            threshold = MIN_LONE if len(names) < 2 else _threshold(np.fft.rfft2(found).astype(np.complex64))
+            thresholds.append(np.full(len(names), threshold, np.float32))
+        return cls(tuple(images), np.concatenate(small), np.concatenate(thresholds))
+
+    def like(self, image: np.ndarray) -> str | None:
+        """The name of the picture that `image` (H, W, C) shows again, the most alike one; None when there is none."""
+        thumbnail = np.fft.rfft2(detail_thumbnail(image)[None]).astype(np.complex64)
+        if not self.images or not thumbnail.any():
+            return None
+        count = len(self.images)
+        pairs = np.stack([np.arange(count), np.full(count, count)], axis=1)
+        alike = _correlations(np.concatenate([self._spectra, thumbnail]), pairs)
+        best = int(np.argmax(alike - self.thresholds))
+        return self.images[best] if alike[best] >= self.thresholds[best] else None
+
+    def write(self, path: Path) -> None:
+        file = io.BytesIO()
+        names = np.array(self.images, np.str_)
+        np.savez_compressed(file, images=names, thumbnails=self.thumbnails, thresholds=self.thresholds)
+        atomic_write(path, file.getvalue())
+
+    @classmethod
+    def read(cls, path: Path) -> "Looks":
+        """Raises ValueError when the file is damaged."""
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                images, thumbnails, thresholds = file["images"], file["thumbnails"], file["thresholds"]
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); delete it, it is made again from the test images"
+            ) from error
+        fits = thumbnails.dtype == np.int8 and thumbnails.shape == (len(images), SIDE, SIDE)
+        if not fits or thresholds.shape != images.shape:
+            raise ValueError(f"{path} holds no thumbnails; delete it, it is made again from the test images")
+        return cls(tuple(images.tolist()), thumbnails, thresholds)
+
+    @cached_property
+    def _spectra(self) -> np.ndarray:
+        """(N, 48, 25) complex64 of the thumbnails, each of norm 1."""
+        full = self.thumbnails.astype(np.float32)
+        norms = np.sqrt(np.square(full).sum(axis=(1, 2), keepdims=True))
+        spectra: np.ndarray = np.fft.rfft2(full / np.maximum(norms, 1e-6)).astype(np.complex64)
+        return spectra
 
 
 def detail_thumbnail(image: np.ndarray) -> np.ndarray:

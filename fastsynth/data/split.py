@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fastsynth.config import Config
 from fastsynth.data.datasets import DataSet, Record
-from fastsynth.data.duplicates import Cluster, clusters
-from fastsynth.files import read_json, sha256_bytes, sha256_file, write_json
+from fastsynth.data.duplicates import Cluster, Looks, clusters
+from fastsynth.data.groups import check_regex
+from fastsynth.files import read_json, sha256_file, write_json
+from fastsynth.images import read_image
 
 Part = Literal["train", "val", "test"]
 Kind = tuple[str, str | None]
@@ -42,6 +44,9 @@ class SplitConfig(Config):
     """Share of the training images, defects and normals, kept for choosing thresholds and checkpoints."""
     near_duplicates: bool = True
     """Keep pictures of the same piece together even when no groups.json says so."""
+    group_regex: Annotated[str, AfterValidator(check_regex)] | None = None
+    """Searched in the path of every image below the data root; its first group says which images stay together, like
+    (patient\\d+) or ^normal/(\\w+?)_. In place of a groups.json; must fit every image."""
 
 
 class LeakError(ValueError):
@@ -53,7 +58,7 @@ class Split:
     """Image paths of the three parts, relative to the data root, sorted.
 
     sha256: hash of the file's bytes for every image.
-    settings: what `make_split` was called with; empty for a split from elsewhere.
+    settings: the run's section `split`; empty for a split from elsewhere.
     """
 
     train: tuple[str, ...]
@@ -61,7 +66,7 @@ class Split:
     test: tuple[str, ...]
     seed: int
     sha256: dict[str, str]
-    settings: dict[str, float | bool] = field(default_factory=dict)
+    settings: dict[str, float | bool | str | None] = field(default_factory=dict)
 
     @cached_property
     def _parts(self) -> dict[str, Part]:
@@ -94,25 +99,57 @@ class Split:
 
 
 class LeakGuard:
-    """Refuses test images wherever they lie and whatever they are called: it knows them by their bytes."""
+    """Refuses test images wherever they lie and whatever they are called: by their bytes, and by their looks.
 
-    def __init__(self, split: Split) -> None:
+    looks: of the test images. A file whose bytes the split does not know is compared with them: a copy that was saved
+    anew, brightened or shifted by a little is one of them. Turned or mirrored copies are not known.
+
+    Raises LeakError when the split has the same bytes on both sides.
+    """
+
+    def __init__(self, split: Split, looks: Looks) -> None:
         self._test = {split.sha256[image]: image for image in split.test}
+        self._learnt = {split.sha256[image] for image in split.train + split.val}
+        self._looks = looks
+        self._joins_looks = bool(split.settings.get("near_duplicates", True))
+        for image in split.train + split.val:
+            if split.sha256[image] in self._test:
+                raise _leak(image, f"is the test image {self._test[split.sha256[image]]}")
 
     def check(self, paths: Iterable[Path]) -> None:
-        """Raises LeakError that names the first file that is a test image."""
+        """For files from anywhere. Raises LeakError that names the first one that is a test image, and that image."""
         for path in paths:
-            self._refuse(sha256_file(path), str(path))
+            sha256 = sha256_file(path)
+            if sha256 not in self._learnt:
+                self._refuse_test(sha256, path, by_looks=self._joins_looks)
 
-    def check_bytes(self, data: bytes, name: str) -> None:
-        """Raises LeakError that names `name` when `data` is the file of a test image."""
-        self._refuse(sha256_bytes(data), name)
+    def check_unchanged(self, folder: Path, sha256: Mapping[str, str], *, advice: str, are_test: bool = False) -> None:
+        """For files of known content: path below `folder` → its hash. are_test: they may be test images.
 
-    def _refuse(self, sha256: str, name: str) -> None:
+        Raises LeakError as `check` does, ValueError that ends with `advice` when a file has changed otherwise.
+        """
+        for name, wanted in sha256.items():
+            found = sha256_file(folder / name)
+            if not are_test:
+                self._refuse_test(found, folder / name, by_looks=found != wanted)
+            if found != wanted:
+                raise ValueError(f"{folder / name} has changed; {advice}")
+
+    def _refuse_test(self, sha256: str, path: Path, *, by_looks: bool) -> None:
         if sha256 in self._test:
-            raise LeakError(
-                f"{name} is the test image {self._test[sha256]}; only train and val images may be learnt from"
-            )
+            raise _leak(path, f"is the test image {self._test[sha256]}")
+        if not by_looks:
+            return
+        try:
+            image = read_image(path)
+        except ValueError:  # what cannot be decoded cannot be learnt from either
+            return
+        if (shown := self._looks.like(image)) is not None:
+            raise _leak(path, f"shows the same as the test image {shown}")
+
+
+def _leak(name: Path | str, what: str) -> LeakError:
+    return LeakError(f"{name} {what}; only train and val images may be learnt from")
 
 
 def make_split(
@@ -147,7 +184,11 @@ def make_split(
     pieces = Counter(kind for cluster in learn for kind in {_kind(record) for record in cluster})
     most = {kind: math.ceil(count * val_fraction) for kind, count in pieces.items()}
     val, train = _take(learn, targets, kept, rng, share=val_fraction, most=most)
-    settings = {"train_fraction": train_fraction, "val_fraction": val_fraction, "near_duplicates": near_duplicates}
+    settings: dict[str, float | bool | str | None] = {
+        "train_fraction": train_fraction,
+        "val_fraction": val_fraction,
+        "near_duplicates": near_duplicates,
+    }
     return Split(_images(train), _images(val), _images(test), seed=seed, sha256=hashes, settings=settings)
 
 

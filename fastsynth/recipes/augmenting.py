@@ -34,7 +34,10 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
     The result is a training set of its own without the store's promise that the background equals its source.
     """
     compose = build_augmentation(run.config.segment.augment)
-    for line in tqdm(list(read_manifest(run.store_folder)), desc="augment"):
+    lines = list(read_manifest(run.store_folder))
+    run.check_stored(lines)
+    run.record("augment")
+    for line in tqdm(lines, desc="augment"):
         image, foreground = read_image(run.store_folder / line["image"]), read_mask(run.store_folder / line["mask"])
         for copy in range(copies):
             seed = sample_seed(run.config.seed, int(line["id"]), copy)

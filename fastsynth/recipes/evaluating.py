@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fastsynth.data.datasets import Record
 from fastsynth.data.manifest import dump_line
 from fastsynth.data.store import read_manifest
 from fastsynth.files import atomic_write, write_json
@@ -66,8 +67,14 @@ def evaluate(run: Run, *, most: int = 200, segmenter: Path | None = None) -> dic
     segmenter: folder of one trained without the store, by default the run's own if `compare` has trained it; what it
     finds of every sample goes into presence.jsonl. Without one, presence is left out.
     """
+    with run.stage("evaluate"):
+        return _evaluate(run, most=most, segmenter=segmenter)
+
+
+def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
     stored = list(read_manifest(run.store_folder))
     segmenter = segmenter or real_segmenter(run)
+    real: list[list[Record]] = [run.records(part, normal=False) for part in ("train", "test")]
     types, found_lines = {}, []
     for defect in sorted({record.defect or "" for record in run.training_defects()}):
         lines = [line for line in stored if line["defect"] == defect]
@@ -75,7 +82,9 @@ def evaluate(run: Run, *, most: int = 200, segmenter: Path | None = None) -> dic
             continue
         picks = np.linspace(0, len(lines) - 1, min(len(lines), most)).round().astype(int)
         chosen = [lines[pick] for pick in picks]
-        types[defect] = _measure(run, defect, chosen)
+        run.check_stored(chosen)
+        known, unseen = ([record for record in part if record.defect == defect] for part in real)
+        types[defect] = _measure(run, chosen, known, unseen)
         if segmenter is not None:
             scores = presence(run, chosen, segmenter)
             types[defect] |= {f"presence_{key}": float(np.mean([s[key] for s in scores])) for key in scores[0]}
@@ -98,12 +107,11 @@ def _mean(types: dict[str, Any]) -> dict[str, float]:
     return {name: float(np.mean(column)) for name, column in columns.items()}
 
 
-def _measure(run: Run, defect: str, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _measure(
+    run: Run, lines: Sequence[dict[str, Any]], known_records: Sequence[Record], unseen_records: Sequence[Record]
+) -> dict[str, Any]:
     made = [_sample(run, line) for line in lines]
-    known, unseen = (
-        [run.read(record) for record in run.records(part, normal=False) if record.defect == defect]
-        for part in ("train", "test")
-    )
+    known, unseen = ([run.read(record) for record in records] for records in (known_records, unseen_records))
     crops = {name: _crops(pairs) for name, pairs in (("made", made), ("known", known), ("unseen", unseen)) if pairs}
     looks = {name: perceptual_embedding(found) for name, found in crops.items()}
     nearest = nearest_distance(looks["made"], looks["known"])

@@ -38,7 +38,7 @@ def gate_settings(settings: GateConfig) -> dict[str, Any]:
 
 
 def open_gate(run: Run) -> Gate:
-    """The gate of the configuration, with the run's training defects; every file has passed the leak guard."""
+    """The gate of the configuration, with the run's training defects."""
     return Gate(run.exemplars("train"), rules=run.config.generate.gate.rules())
 
 
@@ -218,6 +218,7 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
         judged = _judge_lines(run, sorted(store.lines(), key=lambda line: int(line["id"])), open_gate(run))
         refused = [(line, verdict) for line, verdict in judged if verdict.reasons]
         if not dry_run:
+            run.record("filter")
             _move_out(store, refused, keep_pictures=settings.keep_rejected)
             kept = [
                 {**line, "checks": {**line["checks"], "gate": verdict.measures}}
@@ -232,11 +233,16 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
 
 def _judge_lines(run: Run, lines: Sequence[dict[str, Any]], gate: Gate) -> list[tuple[dict[str, Any], Verdict]]:
     by_id = {int(line["id"]): line for line in lines}
+    run.check_stored(lines)
     stored = gate.duplicates(lambda sample_id: _pictures(run.store_folder, by_id[sample_id]))
     judged = []
     for line in tqdm(lines, desc="filter", disable=not lines):
         source = run.path(line["source_image"])
-        run.guard.check([source])
+        run.guard.check_unchanged(
+            run.config.data.root,
+            {line["source_image"]: line["source_sha256"]},
+            advice=f"sample {line['id']} was made from another picture; restore it, or generate into another folder",
+        )
         image, foreground = _pictures(run.store_folder, line)
         case = Case(read_image(source), image, foreground, line["category"], line["defect"], line["renderer"])
         verdict = gate.judge(case, sample_id=int(line["id"]), stored=stored)

@@ -68,17 +68,17 @@ def real_items(run: Run, part: Part) -> list[TrainingItem]:
 
 def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[TrainingItem]:
     """Samples of the store, by their manifest lines; none of their images is a test image, by content."""
-    items = [
+    chosen = list(lines)
+    run.check_stored(chosen)
+    return [
         TrainingItem(
             image_path=run.store_folder / line["image"],
             mask_path=run.store_folder / line["mask"],
             defect=line["defect"],
             synthetic=True,
         )
-        for line in lines
+        for line in chosen
     ]
-    run.guard.check(item.image_path for item in items)
-    return items
 
 
 def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
@@ -88,8 +88,9 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
     training part, never on test images.
     """
     folder = _folder(run, plan, seed=seed)
+    if not (folder / SCORES).is_file():
+        run.record("segment")
     train, val = real_items(run, "train"), real_items(run, "val")
-    run.guard.check(item.image_path for item in [*train, *val])
     if not any(item.defect for item in val):
         val = train
     items = train if plan.synthetic_ratio == 0 else [*train, *synthetic_items(run, read_manifest(run.store_folder))]

@@ -21,7 +21,7 @@ from fastsynth.data.manifest import Shard
 from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
-from fastsynth.files import atomic_write, sha256_bytes, sha256_folder, write_json
+from fastsynth.files import atomic_write, sha256_bytes, write_json
 from fastsynth.images import encode_png, image_size, read_image
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.layouts.severity import with_severity
@@ -253,8 +253,7 @@ def _identity(run: Run) -> Identity:
     settings = run.config.generate.gate
     identity = Identity(
         config_sha256=run.rendering_sha256(),
-        # the weights alone: a model's other files tell of clocks, paths and versions
-        model_sha256=sha256_folder(run.model_folder, "*.safetensors") if run.model_folder.is_dir() else None,
+        model_sha256=run.model_sha256(),
         data_sha256=run.training_sha256(),
         run_seed=run.config.seed,
         version=__version__,

@@ -3,6 +3,7 @@ import math
 import re
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from fastsynth.config import parse_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset
-from fastsynth.data.duplicates import detail_thumbnail, near_pairs
+from fastsynth.data.duplicates import Looks, detail_thumbnail, near_pairs
 from fastsynth.data.split import LeakError, LeakGuard, Split, SplitConfig, make_split
 from fastsynth.images import encode_png, read_image
 
@@ -211,17 +212,107 @@ def test_a_damaged_split_file_is_refused(tiny_tree, tmp_path):
         Split.read(path)
 
 
+def guard_of(root: Path, split: Split) -> LeakGuard:
+    records = open_dataset(root).records
+    return LeakGuard(split, Looks.of(root, [record for record in records if record.image in split.test]))
+
+
 def test_the_guard_refuses_test_images_under_any_name_and_nothing_else(tiny_tree, tmp_path):
     split = split_of(open_dataset(tiny_tree))
-    guard = LeakGuard(split)
+    guard = guard_of(tiny_tree, split)
     guard.check(tiny_tree / image for image in split.train + split.val)
     for image in split.test:
         renamed = tmp_path / "harmless.dat"
         renamed.write_bytes((tiny_tree / image).read_bytes())
         with pytest.raises(LeakError, match=f"harmless.dat is the test image {image}"):
             guard.check([renamed])
-        with pytest.raises(LeakError, match="the upload is the test image"):
-            guard.check_bytes(renamed.read_bytes(), "the upload")
+
+
+def resaved(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+COPIES = {
+    "brighter": lambda image: encode_png(np.clip(image.astype(int) + 3, 0, 255).astype(np.uint8)),
+    "encoded anew": lambda image: cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1].tobytes(),
+    "a JPEG": resaved,
+    "16 bit": lambda image: encode_png(image.astype(np.uint16) * 257),
+    "twice the size": lambda image: encode_png(np.repeat(np.repeat(image, 2, 0), 2, 1)),
+    "grey": lambda image: encode_png(image.mean(axis=2, keepdims=True).astype(np.uint8)),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_the_guard_knows_a_test_image_that_comes_back_changed_even_when_the_original_is_gone(tiny_tree, tmp_path, copy):
+    split = make_split(open_dataset(tiny_tree), train_fraction=1 / 3, val_fraction=0.2, seed=0)
+    guard = guard_of(tiny_tree, split)
+    for image in split.test:
+        path = tmp_path / "upload.png"
+        path.write_bytes(copy(read_image(tiny_tree / image)))
+        (tiny_tree / image).unlink()
+        with pytest.raises(LeakError, match=f"upload.png shows the same as the test image {image}"):
+            guard.check([path])
+
+
+def test_new_pictures_are_no_test_images(tiny_tree, tmp_path):
+    guard = guard_of(tiny_tree, make_split(open_dataset(tiny_tree), train_fraction=1 / 3, val_fraction=0.2, seed=0))
+    rng = np.random.default_rng(8)
+    for number in range(100):
+        (tmp_path / f"{number}.png").write_bytes(encode_png(rng.integers(60, 160, (40, 48, 3), np.uint8)))
+    (tmp_path / "flat.png").write_bytes(encode_png(np.full((40, 48, 3), 90, np.uint8)))
+    guard.check(sorted(tmp_path.glob("*.png")))
+
+
+def test_a_file_that_has_changed_is_refused_and_only_then_looked_at(tiny_tree):
+    split = make_split(open_dataset(tiny_tree), train_fraction=1 / 3, val_fraction=0.2, seed=0)
+    guard, victim, test_image = guard_of(tiny_tree, split), split.train[0], split.test[0]
+    known = {image: split.sha256[image] for image in split.train}
+    guard.check_unchanged(tiny_tree, known, advice="restore it")
+    guard.check_unchanged(tiny_tree, {test_image: split.sha256[test_image]}, advice="restore it", are_test=True)
+    with pytest.raises(LeakError, match=f"{test_image} is the test image {test_image}"):
+        guard.check_unchanged(tiny_tree, {test_image: split.sha256[test_image]}, advice="restore it")
+    for content in (b"no picture", encode_png(np.random.default_rng(5).integers(0, 255, (40, 48, 3), np.uint8))):
+        (tiny_tree / victim).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{victim} has changed; restore it"):
+            guard.check_unchanged(tiny_tree, known, advice="restore it")
+    (tiny_tree / victim).write_bytes(COPIES["brighter"](read_image(tiny_tree / test_image)))
+    with pytest.raises(LeakError, match=f"{victim} shows the same as the test image {test_image}"):
+        guard.check_unchanged(tiny_tree, known, advice="restore it")
+
+
+def test_who_says_that_look_alikes_are_no_copies_may_bring_some(tiny_tree, tmp_path):
+    split = make_split(open_dataset(tiny_tree), train_fraction=1 / 3, val_fraction=0.2, seed=0, near_duplicates=False)
+    (tmp_path / "alike.png").write_bytes(COPIES["brighter"](read_image(tiny_tree / split.test[0])))
+    guard_of(tiny_tree, split).check([tmp_path / "alike.png"])
+
+
+def test_a_split_with_the_same_bytes_on_both_sides_is_refused_with_both_names(tiny_tree):
+    split = split_of(open_dataset(tiny_tree))
+    same = {**split.sha256, split.val[0]: split.sha256[split.test[1]]}
+    with pytest.raises(LeakError, match=f"{split.val[0]} is the test image {split.test[1]}"):
+        guard_of(tiny_tree, replace(split, sha256=same))
+
+
+def test_looks_come_back_from_disk_and_are_the_same_bytes_again(tiny_tree, tmp_path):
+    dataset = open_dataset(tiny_tree)
+    looks = Looks.of(tiny_tree, dataset.records)
+    for name in ("first.npz", "second.npz"):
+        looks.write(tmp_path / name)
+    assert (tmp_path / "first.npz").read_bytes() == (tmp_path / "second.npz").read_bytes()
+    again = Looks.read(tmp_path / "first.npz")
+    for record in dataset.records:
+        assert again.like(read_image(tiny_tree / record.image)) == record.image
+    for damaged in (b"no archive", b"PK", (tmp_path / "first.npz").read_bytes()[:900]):
+        (tmp_path / "second.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"second\.npz is damaged .* delete it, it is made again"):
+            Looks.read(tmp_path / "second.npz")
+
+
+def test_a_lone_or_missing_test_image_is_no_problem(tiny_tree):
+    (record, other) = open_dataset(tiny_tree).records[:2]
+    assert Looks.of(tiny_tree, [record]).like(read_image(tiny_tree / record.image)) == record.image
+    assert Looks.of(tiny_tree, [record]).like(read_image(tiny_tree / other.image)) is None
+    assert Looks.of(tiny_tree, []).like(read_image(tiny_tree / record.image)) is None
 
 
 def scene(rng: np.random.Generator, *, common: np.ndarray | None = None) -> np.ndarray:

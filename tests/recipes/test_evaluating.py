@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastsynth.config import load_config
-from fastsynth.files import write_json
+from fastsynth.files import sha256_file, write_json
 from fastsynth.images import encode_png, read_image
 from fastsynth.quality.image_metrics import inception_score
 from fastsynth.recipes.evaluating import evaluate
@@ -41,11 +41,14 @@ def test_visible_is_the_share_of_mask_pixels_that_differ_from_the_source(run):
 
 
 def test_copies_of_training_defects_are_counted_as_copies(run):
-    for line in manifest(run):
+    lines = manifest(run)
+    for line in lines:
         known = [record for record in run.training_defects() if record.defect == line["defect"]]
         image, foreground = run.read(known[int(line["id"]) % len(known)])
         (run.store_folder / line["image"]).write_bytes(encode_png(image))
         (run.store_folder / line["mask"]).write_bytes(encode_png(foreground.astype(np.uint8)[..., None] * 255))
+        line["image_sha256"] = sha256_file(run.store_folder / line["image"])
+    (run.store_folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for values in evaluate(run)["types"].values():
         assert values["nearest"] == pytest.approx(0, abs=1e-4)
         assert values["copies"] == 1

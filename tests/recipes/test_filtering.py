@@ -265,7 +265,7 @@ def test_filter_refuses_a_store_that_was_made_from_a_test_image(filled_run):
     lines = [json.loads(raw) for raw in manifest.read_text().splitlines()]
     lines[0]["source_image"] = test_image
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(ValueError, match="is the test image"):
+    with pytest.raises(ValueError, match=f"{test_image} is the test image {test_image};"):
         filter_store(filled_run, dry_run=False)
 
 

@@ -6,6 +6,8 @@ from typing import Literal, assert_never
 
 from tqdm import tqdm
 
+import fastsynth
+from fastsynth.data.card import EXPORTED_FILES, make_card, run_values
 from fastsynth.data.export.anomalib import write_anomalib
 from fastsynth.data.export.coco import write_coco
 from fastsynth.data.export.cvat import write_cvat
@@ -17,6 +19,8 @@ from fastsynth.data.export.webdataset import write_webdataset
 from fastsynth.data.export.yolo import write_yolo
 from fastsynth.data.medical.exporting import write_volumes
 from fastsynth.data.medical.sidecar import write_notice
+from fastsynth.data.store import IDENTITY
+from fastsynth.files import read_json, write_json
 
 Format = Literal[
     "coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib", "nifti", "dicom"
@@ -41,7 +45,7 @@ def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | N
     """Write the samples of `store` to the new folder `output`; returns how many. The same store gives the same bytes.
 
     data_root: the data set the store was made from; for the formats that hold its images too (`NEED_SOURCES`).
-    An export of a medical store says so in NOTICE.txt.
+    An export of a medical store says so in NOTICE.txt; provenance.json says what every store was made from.
 
     Raises:
         FileNotFoundError: no store, or a source image is missing.
@@ -62,7 +66,8 @@ def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | N
             case "cvat":
                 write_cvat(samples, folder, names=names)
             case "imagefolder":
-                write_imagefolder(samples, folder, names=names)
+                card = make_card(store, config=run_values(store), files=EXPORTED_FILES)
+                write_imagefolder(samples, folder, names=names, card=card)
             case "webdataset":
                 write_webdataset(samples, folder)
             case "mvtec":
@@ -74,4 +79,16 @@ def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | N
             case _:
                 assert_never(kind)
         write_notice(store, folder)
+        _write_provenance(store, folder, kind=kind, samples=counted.count)
     return counted.count
+
+
+def _write_provenance(store: Path, folder: Path, *, kind: Format, samples: int) -> None:
+    """Hashes of configuration, data and model as in store.json; no clock and no machine: equal stores, equal bytes."""
+    about = {
+        "format": kind,
+        "samples": samples,
+        "fastsynth": fastsynth.__version__,
+        "store": read_json(store / IDENTITY),
+    }
+    write_json(folder / "provenance.json", about)

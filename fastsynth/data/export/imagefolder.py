@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastsynth.data.card import CARD
 from fastsynth.data.export.folder import write
 from fastsynth.data.export.reading import StoredSample
 from fastsynth.files import write_json
@@ -15,7 +16,8 @@ from fastsynth.images import encode_png
 COLUMNS = ("id", "category", "defect", "renderer", "source_image", "seed")
 
 
-def write_imagefolder(samples: Iterable[StoredSample], folder: Path, *, names: list[str]) -> None:
+def write_imagefolder(samples: Iterable[StoredSample], folder: Path, *, names: list[str], card: str) -> None:
+    """card: text of README.md, which the hub shows."""
     train = folder / "train"
     train.mkdir()
     with (train / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
@@ -29,4 +31,5 @@ def write_imagefolder(samples: Iterable[StoredSample], folder: Path, *, names: l
                 write(train / name, data)
             row = {key: name for key, (name, _) in files.items()} | {key: sample.line[key] for key in COLUMNS}
             metadata.write(json.dumps(row, ensure_ascii=False) + "\n")
+    (folder / CARD).write_text(card, encoding="utf-8")
     write_json(folder / "id2label.json", dict(enumerate(["background", *names])))

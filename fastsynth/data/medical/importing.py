@@ -16,8 +16,8 @@ from typing import assert_never
 import numpy as np
 from tqdm import tqdm
 
-from fastsynth.data.datasets import GROUPS_FILE
 from fastsynth.data.export.folder import new_folder, write
+from fastsynth.data.groups import GROUPS_FILE
 from fastsynth.data.medical.dicom import dicom_sources
 from fastsynth.data.medical.nifti import nifti_sources
 from fastsynth.data.medical.patients import PatientRule, parse_rule, pseudonyms
