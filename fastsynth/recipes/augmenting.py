@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fastsynth.augment import augment_preview, augment_sample, build_augmentation, save_augmentation
+from fastsynth.data.export.folder import inside
 from fastsynth.data.medical.sidecar import write_notice
 from fastsynth.data.store import read_manifest
 from fastsynth.files import atomic_write
@@ -35,7 +36,9 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
     """
     compose = build_augmentation(run.config.segment.augment)
     for line in tqdm(list(read_manifest(run.store_folder)), desc="augment"):
-        image, foreground = read_image(run.store_folder / line["image"]), read_mask(run.store_folder / line["mask"])
+        image, foreground = (
+            read(inside(run.store_folder, line[key])) for key, read in (("image", read_image), ("mask", read_mask))
+        )
         for copy in range(copies):
             seed = sample_seed(run.config.seed, int(line["id"]), copy)
             augmented, inside = augment_sample(compose, image, foreground, seed=seed)
