@@ -160,12 +160,13 @@ class _Auditor:
         for path in sorted(self.store.iterdir()):
             if path.name in categories and path.is_dir():
                 files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-                strays = (file for file in files if self._name(file) not in self.listed)
-                self.problems += [f"{self._name(file)} is in no manifest line" for file in sorted(strays)]
-            elif path.name.startswith(TEMPORARY):
-                self.problems.append(f"{path.name} is a temporary file left behind")
+                self.problems += map(self._stray, sorted(file for file in files if self._name(file) not in self.listed))
             elif path.name not in OWN:
-                self.problems.append(f"{path.name} is in no manifest line")
+                self.problems.append(self._stray(path))
+
+    def _stray(self, path: Path) -> str:
+        what = "a temporary file left behind" if path.name.startswith(TEMPORARY) else "in no manifest line"
+        return f"{self._name(path)} is {what}"
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.store).as_posix()
