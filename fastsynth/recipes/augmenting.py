@@ -36,17 +36,16 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
     """
     compose = build_augmentation(run.config.segment.augment)
     for line in tqdm(list(read_manifest(run.store_folder)), desc="augment"):
-        image, foreground = (
-            read(inside(run.store_folder, line[key])) for key, read in (("image", read_image), ("mask", read_mask))
-        )
+        image = read_image(inside(run.store_folder, line["image"]))
+        foreground = read_mask(inside(run.store_folder, line["mask"]))
         for copy in range(copies):
             seed = sample_seed(run.config.seed, int(line["id"]), copy)
-            augmented, inside = augment_sample(compose, image, foreground, seed=seed)
+            augmented, changed = augment_sample(compose, image, foreground, seed=seed)
             name = f"{line['id']}_{copy}"
             folder = output / line["category"]
             atomic_write(folder / "train" / line["defect"] / f"{name}.png", encode_png(augmented))
             mask = folder / "ground_truth" / line["defect"] / f"{name}_mask.png"
-            atomic_write(mask, encode_png(inside.astype("uint8") * 255))
+            atomic_write(mask, encode_png(changed.astype("uint8") * 255))
     save_augmentation(compose, output / "augmentation.json")
     write_notice(run.store_folder, output)
     return output
