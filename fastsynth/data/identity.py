@@ -2,11 +2,29 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
+from fastsynth.data.manifest import check_name, shortened
 from fastsynth.files import read_json, write_json
 
 IDENTITY = "store.json"
+MOST_DEFECTS = 255
+"""Class indices have 8 bits, and 0 is the background."""
+
+
+SCALARS = (str, bool, int, float, type(None))
+TEXT = ((str,), "a text")
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "config_sha256": TEXT,
+    "model_sha256": ((str, type(None)), "a text or null"),
+    "data_sha256": TEXT,
+    "run_seed": ((int,), "a whole number"),
+    "version": TEXT,
+    "defects": ((list,), "a list of names"),
+    "gate": ((dict,), "an object of settings"),
+    "notice": TEXT,
+}
+OPTIONAL = ("gate", "notice")
 
 
 class Identity(TypedDict):
@@ -28,15 +46,52 @@ class Identity(TypedDict):
     notice: NotRequired[str]
 
 
-def settle_identity(folder: Path, identity: Identity) -> None:
-    """Write it, or compare it with what is there. Raises ValueError that names what differs."""
+def read_identity(folder: Path) -> Identity:
+    """What the store in `folder` was made from. Keys that are not `Identity`'s are kept.
+
+    Raises FileNotFoundError when it is not a store, ValueError when a value is not of its kind.
+    """
     path = folder / IDENTITY
     if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; pass the folder of a store, e.g. runs/x/synthetic")
+    value = read_json(path)
+    try:
+        _check(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; restore the file, or delete the store and make it again") from None
+    return cast(Identity, value)
+
+
+def _check(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {shortened(value)}; wanted an object with the keys of a store")
+    for key, (kinds, wanted) in KINDS.items():
+        if key not in value and key not in OPTIONAL:
+            raise ValueError(f"{key} is missing")
+        if key in value and type(value[key]) not in kinds:
+            raise ValueError(f"{key} is {shortened(value[key])}; wanted {wanted}")
+    defects = value["defects"]
+    if not 0 < len(defects) <= MOST_DEFECTS:
+        raise ValueError(f"defects has {len(defects)} names; wanted 1 to {MOST_DEFECTS}")
+    for name in defects:
+        check_name(name, "one of defects")
+    if len(set(defects)) < len(defects):
+        raise ValueError(f"defects is {shortened(defects)}; wanted every name once")
+    for key, setting in value.get("gate", {}).items():
+        if not all(type(item) in SCALARS for item in (setting if type(setting) is list else [setting])):
+            raise ValueError(f"{key} is {shortened(setting)}; wanted a plain value or a list of them")
+
+
+def settle_identity(folder: Path, identity: Identity) -> None:
+    """Write it, or compare it with what is there. Raises ValueError that names what differs or cannot be."""
+    path = folder / IDENTITY
+    if not path.is_file():
+        _check(identity)
         write_json(path, identity)
-    stored = read_json(path)
+    stored: dict[str, Any] = {**read_identity(folder)}
     for key in sorted(identity.keys() | stored.keys()):
         if stored.get(key) != identity.get(key):
-            difference = f"{key} {stored.get(key)!r}, this run has {identity.get(key)!r}"
+            difference = f"{key} {shortened(stored.get(key))}, this run has {shortened(identity.get(key))}"
             if key == "gate":
                 difference = _gate_difference(stored.get("gate"), identity.get("gate"))
             raise ValueError(

@@ -21,6 +21,7 @@ from fastsynth.config import Config
 from fastsynth.data.datasets import DataSet, Record
 from fastsynth.data.duplicates import Cluster, Looks, clusters
 from fastsynth.data.groups import check_regex
+from fastsynth.data.manifest import is_path, shortened
 from fastsynth.files import read_json, sha256_file, write_json
 from fastsynth.images import read_image
 
@@ -84,7 +85,7 @@ class Split:
 
     @classmethod
     def read(cls, path: Path) -> "Split":
-        """Raises FileNotFoundError, or ValueError when it is not a split or an image is in two parts."""
+        """Raises FileNotFoundError, or ValueError: no split, an image is in two parts or leaves the root."""
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such split; make one with `fastsynth data split`")
         value = read_json(path)
@@ -94,8 +95,19 @@ class Split:
         images = value["train"] + value["val"] + value["test"]
         if not all(isinstance(image, str) for image in images) or sorted(images) != sorted(value["sha256"]):
             raise ValueError(f"{path}: every image must be in exactly one part and have a hash. Make it again")
+        if not all(map(is_path, images)):
+            image = next(image for image in images if not is_path(image))
+            raise ValueError(
+                f"{path}: {shortened(image)} is not below the data root; wanted relative paths with forward slashes, "
+                "without .. . Make it again"
+            )
+        if not all(isinstance(sha256, str) for sha256 in value["sha256"].values()):
+            raise ValueError(f"{path}: every hash must be a text. Make it again")
+        settings, known = value.get("settings", {}), SplitConfig.model_fields.keys()
+        if not isinstance(settings, dict) or not settings.keys() <= known:
+            raise ValueError(f"{path}: settings is {shortened(settings)}; wanted {', '.join(known)}. Make it again")
         parts = {part: tuple(value[part]) for part in ("train", "val", "test")}
-        return cls(**parts, seed=value["seed"], sha256=value["sha256"], settings=value.get("settings", {}))
+        return cls(**parts, seed=value["seed"], sha256=value["sha256"], settings=settings)
 
 
 class LeakGuard:

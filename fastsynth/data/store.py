@@ -22,17 +22,21 @@ from typing import Any, Self
 
 import numpy as np
 
+from fastsynth.data.export.folder import inside
 from fastsynth.data.identity import IDENTITY, Identity, settle_identity
 from fastsynth.data.manifest import (
     MANIFEST,
+    REJECTED,
     SHARDS,
     Line,
     Shard,
     append_line,
+    check_name,
     dump_line,
+    entries,
     manifest_files,
-    numbered_lines,
     parse_line,
+    raw_lines,
     read_lines,
     read_manifest,
     shard_files,
@@ -45,6 +49,8 @@ from fastsynth.types import Sample
 __all__ = ["FILE_KEYS", "IDENTITY", "MANIFEST", "Identity", "Store", "append_line", "read_manifest", "sample_files"]
 
 TEMPORARY = ".tmp-"
+PARTS = ("train", "ground_truth", "classes", "instances")
+"""Folders of a category."""
 FILE_KEYS = ("image", "mask", "classes", "instance_map")
 """Keys of a manifest line that name a file of the store; the last two only where there are several."""
 SAMPLE_FILE = re.compile(r"\d{6,}(_mask)?\.png")
@@ -76,11 +82,12 @@ class Store:
 
         Raises:
             InUseError: another process writes the store, or this shard of it; a ValueError.
-            ValueError: made from something else, not a store, or damaged.
+            ValueError: made from something else, not a store, or damaged; a file or folder of it is a symbolic link.
             OSError: the folder cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         _refuse_foreign(folder)
+        _refuse_links(folder)
         locks = [Lock(folder, shared=shard is not None)]
         try:
             if shard is not None:
@@ -125,9 +132,7 @@ class Store:
         """Remove a pending sample."""
         line = parse_line(self.pending.pop(sample_id))
         assert line is not None
-        for key in FILE_KEYS:
-            if key in line:
-                (self.folder / line[key]).unlink(missing_ok=True)
+        remove_files(self.folder, line)
 
     def drop_shards(self) -> None:
         """Forget the shards' manifests: everything in them is taken over."""
@@ -152,7 +157,8 @@ class Store:
         gate: what the gate measured (JSON values), None when it was off.
 
         Raises:
-            ValueError: the id is taken, or the sample breaks the contract (then nothing is written).
+            ValueError: the id is taken, the sample breaks the contract, or its line could not be read again (then
+                nothing is written).
             OSError: disk full or not writable; nothing half-written is visible.
         """
         if sample_id in self._done:
@@ -184,6 +190,7 @@ class Store:
             raise ValueError(f"extra keys {taken} belong to the manifest; rename them")
         line = {**extra, **line}
         raw = dump_line(line)
+        parse_line(raw)
 
         for path, data in files.values():
             atomic_write(self.folder / path, data)
@@ -202,16 +209,15 @@ class Store:
             last = number
         else:
             return  # sorted already, and never held in memory
-        lines = self.manifest.read_bytes().splitlines(keepends=True)
+        lines = list(raw_lines(self.manifest))
         lines.sort(key=lambda raw: int((parse_line(raw) or {})["id"]))
         atomic_write(self.manifest, b"".join(lines))
 
     def _encode(self, name: str, sample: Sample, category: str) -> dict[str, tuple[str, bytes]]:
         """Relative path and PNG bytes of each file of the sample."""
         defect = sample.layout.defect
-        for part in (category, defect):
-            if part in ("", ".", "..") or "/" in part or "\\" in part:
-                raise ValueError(f"{part!r} cannot be a folder name; rename the category or defect")
+        check_name(category, "category")
+        check_name(defect, "defect")
         files = {
             "image": (f"{category}/train/{defect}/{name}.png", encode_png(sample.image)),
             "mask": (f"{category}/ground_truth/{defect}/{name}_mask.png", encode_png(sample.mask)),
@@ -282,19 +288,33 @@ def _refuse_foreign(folder: Path) -> None:
         raise ValueError(f"{folder} is not a store (it holds {others[0]} but no {IDENTITY}); choose another folder")
 
 
+def links(folder: Path) -> Iterator[Path]:
+    """Symbolic links in the place of a folder of the store, or of a file that is written to."""
+    places = ("*", f"{SHARDS}/*", f"{REJECTED}/*.jsonl", *(f"*/{part}" for part in PARTS))
+    for place in (*places, *(f"*/{part}/*" for part in PARTS)):
+        yield from (path for path in folder.glob(place) if path.is_symlink())
+
+
+def _refuse_links(folder: Path) -> None:
+    """Whoever writes, repairs or filters would change what lies at the other end. The folder itself may be a link."""
+    for path in links(folder):
+        raise ValueError(f"{path} is a symbolic link; a store holds its files itself, put them there")
+
+
 def _repair(folder: Path) -> tuple[set[int], dict[int, bytes]]:
     """Make files and manifests agree; returns the ids of the complete samples and the raw lines of the pending ones."""
-    for stray in folder.rglob(f"{TEMPORARY}*"):
-        stray.unlink()
     path = folder / MANIFEST
     done, listed = _repair_lines(folder, path)
     pending: dict[int, bytes] = {}
     for shard in shard_files(folder):
-        for raw in shard.read_bytes().splitlines(keepends=True):
-            line = parse_line(raw)
+        for number, raw in enumerate(raw_lines(shard), start=1):
+            line = _parsed(raw, shard, number)
             if line and int(line["id"]) not in done and _files_exist(folder, line):
                 pending[int(line["id"])] = raw
                 listed |= _files(line)
+    for stray in folder.rglob(f"{TEMPORARY}*"):
+        if not stray.is_dir():
+            stray.unlink()
     for file in sample_files(folder):
         if SAMPLE_FILE.fullmatch(file.name) and file.relative_to(folder).as_posix() not in listed:
             file.unlink()
@@ -308,14 +328,15 @@ def _repair_shard(folder: Path, own: Path) -> set[int]:
     """
     done, _ = _repair_lines(folder, own)
     others = [path for path in (folder / MANIFEST, *shard_files(folder)) if path.is_file() and path != own]
-    found = (line for _, line in numbered_lines(others) if line and _files_exist(folder, line))
+    found = (line for _, line, _ in entries(others) if line and _files_exist(folder, line))
     return done | {int(line["id"]) for line in found}
 
 
 def _repair_lines(folder: Path, path: Path) -> tuple[set[int], set[str]]:
     """Drop the lines of a manifest that hold nothing; returns ids and files of the others.
 
-    Raises ValueError for a damaged line in the middle: that was no interruption.
+    Raises ValueError for a damaged line in the middle, an unsound one and an id that comes twice: that was no
+    interruption.
     """
     if not path.is_file():
         return set(), set()
@@ -323,22 +344,38 @@ def _repair_lines(folder: Path, path: Path) -> tuple[set[int], set[str]]:
     listed: set[str] = set()
     empty: set[int] = set()
     damaged = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if damaged:
-                raise ValueError(f"{path}:{damaged}: not a manifest line; restore it, or delete {folder} to start over")
-            line = parse_line(raw)
-            # a line may outlive its files when the power fails: make that sample again
-            if line and _files_exist(folder, line):
-                listed |= _files(line)
-                done.add(int(line["id"]))
-            else:
-                empty.add(number)
-                damaged = 0 if line else number
+    for number, raw in enumerate(raw_lines(path), start=1):
+        if damaged:
+            raise ValueError(f"{path}:{damaged}: not a manifest line; restore it, or delete {folder} to start over")
+        line = _parsed(raw, path, number)
+        # a line may outlive its files when the power fails: make that sample again
+        if line and _files_exist(folder, line):
+            if int(line["id"]) in done:
+                raise ValueError(f"{path}:{number}: id {line['id']} comes twice; delete one of its lines")
+            listed |= _files(line)
+            done.add(int(line["id"]))
+        else:
+            empty.add(number)
+            damaged = 0 if line else number
     if empty:
-        raws = path.read_bytes().splitlines(keepends=True)
-        atomic_write(path, b"".join(raw for number, raw in enumerate(raws, start=1) if number not in empty))
+        raws = enumerate(raw_lines(path), start=1)
+        atomic_write(path, b"".join(raw for number, raw in raws if number not in empty))
     return done, listed
+
+
+def _parsed(raw: bytes, path: Path, number: int) -> Line | None:
+    try:
+        return parse_line(raw)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}:{number}: {error}; correct that line, or delete it and make its sample again"
+        ) from None
+
+
+def remove_files(folder: Path, line: Line) -> None:
+    """Delete the files of a sample, and none that lies elsewhere."""
+    for file in _files(line):
+        inside(folder, file).unlink(missing_ok=True)
 
 
 def _files(line: Line) -> set[str]:
@@ -351,5 +388,5 @@ def _files_exist(folder: Path, line: Line) -> bool:
 
 def sample_files(folder: Path) -> Iterator[Path]:
     """Every file where only files of samples belong."""
-    for part in ("train", "ground_truth", "classes", "instances"):
+    for part in PARTS:
         yield from (path for path in folder.glob(f"*/{part}/*/*") if path.is_file())

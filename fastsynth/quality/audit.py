@@ -1,8 +1,8 @@
 """Checks a store against its contract from the files alone: what the writer claims is measured again.
 
-Every line: paths, hashes, size, channels and depth of the source, a mask of 0 and 255, nothing changed outside it,
-enough changed inside, instances and class indices that fit the mask. The store: ids and seeds unique, no stray file,
-no test image among the sources.
+Every line: what `data.manifest` asks of it, hashes, size, channels and depth of the source, a mask of 0 and 255,
+nothing changed outside it, enough changed inside, instances and class indices that fit the mask. The store: ids and
+seeds unique, nothing in it but its own files, no symbolic link, no test image among the sources.
 
 Every file is read once. Lines are checked some at a time, by threads: decoding, hashing and comparing leave Python's
 lock to others.
@@ -11,11 +11,12 @@ lock to others.
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -23,19 +24,27 @@ import cv2
 import numpy as np
 
 from fastsynth.data.datasets import open_dataset
-from fastsynth.data.manifest import Line, manifest_files, numbered_lines, shard_files
+from fastsynth.data.identity import IDENTITY, Identity, read_identity
+from fastsynth.data.manifest import (
+    MANIFEST,
+    REJECTED,
+    SHARDS,
+    Entry,
+    Line,
+    entries,
+    manifest_files,
+    shard_files,
+    shortened,
+)
 from fastsynth.data.split import Split
-from fastsynth.data.store import FILE_KEYS, IDENTITY, MANIFEST, TEMPORARY, sample_files
-from fastsynth.files import read_json, sha256_bytes
+from fastsynth.data.store import FILE_KEYS, TEMPORARY, links
+from fastsynth.files import sha256_bytes
 from fastsynth.images import MAX_PIXELS, read_image
+from fastsynth.locks import LOCK
 from fastsynth.types import COMBINED
 
-LINE_KEYS = {
-    *("id", "image", "mask", "category", "defect", "renderer", "source_image", "source_sha256", "mask_source"),
-    *("image_sha256", "mask_sha256", "seed", "num_inference_steps", "model_sha256", "config_sha256"),
-    *("instances", "checks", "version"),
-}
-"""Keys every manifest line has; it may have more."""
+OWN = {IDENTITY, MANIFEST, LOCK, SHARDS, REJECTED}
+"""What a store holds beside the folders of its categories."""
 MIN_CHANGED_SHARE = 0.2
 """A mask of which less has changed marks pixels that still show the source."""
 SOURCE_BYTES = 256_000_000
@@ -65,7 +74,7 @@ def audit(store_folder: Path, *, data_root: Path, split: Split | None, workers: 
     split: when given, no source image and no source mask may belong to one of its test images.
     workers: threads, by default one per core.
 
-    Raises FileNotFoundError when there is no store or no data root.
+    Raises FileNotFoundError when there is no store or no data root, or none of the sources is in it.
     """
     if not (store_folder / MANIFEST).is_file() and not shard_files(store_folder):
         raise FileNotFoundError(f"{store_folder / MANIFEST}: no such file; pass the folder of a store with samples")
@@ -74,20 +83,30 @@ def audit(store_folder: Path, *, data_root: Path, split: Split | None, workers: 
     auditor = _Auditor(store_folder, data_root)
     if split is not None:
         auditor.forbid(split)
-    if not (store_folder / IDENTITY).is_file():
-        auditor.problems.append(f"{IDENTITY} is missing: nothing says what the store was made from")
     samples = 0
-    entries = numbered_lines(manifest_files(store_folder))
+    found = entries(manifest_files(store_folder))
     with ThreadPoolExecutor(workers or os.cpu_count()) as threads:
-        while chunk := list(islice(entries, CHUNK)):
+        while chunk := list(islice(found, CHUNK)):
+            if samples == 0:
+                _refuse_other_root(chunk, data_root)
             samples += len(chunk)
-            of_lines = [auditor.line_problems(where, line) for where, line in chunk]
-            sound = [line if fit else None for (_, line), (_, fit) in zip(chunk, of_lines, strict=True)]
-            for (first, _), second in zip(of_lines, threads.map(auditor.file_problems, sound), strict=True):
+            of_lines = [auditor.line_problems(entry) for entry in chunk]
+            of_files = threads.map(auditor.file_problems, (entry.line for entry in chunk))
+            for first, second in zip(of_lines, of_files, strict=True):
                 auditor.problems += [*first, *second]
     auditor.add_strays()
     median = float(np.median(auditor.shares)) if auditor.shares else None
     return AuditReport(samples, auditor.problems, median)
+
+
+def _refuse_other_root(chunk: list[Entry], data_root: Path) -> None:
+    """A wrong folder is one mistake, not one problem for every sample."""
+    sources = [entry.line["source_image"] for entry in chunk if entry.line]
+    if sources and not any((data_root / source).is_file() for source in sources):
+        raise FileNotFoundError(
+            f"{data_root}: holds no {sources[0]} nor another source of the first {len(sources)} samples; pass the "
+            "data root they were made from"
+        )
 
 
 @dataclass
@@ -103,12 +122,17 @@ class _Auditor:
     listed: set[str] = field(default_factory=set)
     test_images: dict[str, str] = field(default_factory=dict)
     test_masks: dict[str, str] = field(default_factory=dict)
-    identity: dict[str, Any] = field(default_factory=dict)
+    identity: Identity | None = None
 
     def __post_init__(self) -> None:
         self.sources = _Sources()
-        if (self.store / IDENTITY).is_file():
-            self.identity = read_json(self.store / IDENTITY)
+        if not (self.store / IDENTITY).is_file():
+            self.problems.append(f"{IDENTITY} is missing: nothing says what the store was made from")
+            return
+        try:
+            self.identity = read_identity(self.store)
+        except ValueError as error:
+            self.problems.append(str(error))
 
     def forbid(self, split: Split) -> None:
         """Remember the test images by their bytes, and which masks are theirs."""
@@ -117,44 +141,53 @@ class _Auditor:
         records = open_dataset(self.root).records
         self.test_masks = {record.mask: record.image for record in records if record.mask and record.image in test}
 
-    def line_problems(self, where: str, line: Line | None) -> tuple[list[str], bool]:
-        """What the line itself gives away, and whether its files can be looked at. where: file and number."""
+    def line_problems(self, entry: Entry) -> list[str]:
+        """What the line itself gives away."""
+        where, line, problem = entry
         if line is None:
-            return [f"{where}: not a complete line of JSON"], False
-        if missing := sorted(LINE_KEYS - line.keys()):
-            return [f"{where}: keys missing: {', '.join(missing)}"], False
-        return _guarded(line, lambda: [*self._once(line), *self._same_run(line), *self._leaks(line)])
+            return [f"{where}: {problem}"]
+        return [f"{line['id']}: {each}" for each in (*self._once(line), *self._same_run(line), *self._leaks(line))]
 
     def file_problems(self, line: Line | None) -> list[str]:
         """What the files of a sound line give away; safe to call from several threads."""
-        return [] if line is None else _guarded(line, lambda: list(self._files(line)))[0]
+        return [] if line is None else [f"{line['id']}: {each}" for each in self._files(line)]
 
     def add_strays(self) -> None:
-        for path in sorted(sample_files(self.store)):
-            name = path.relative_to(self.store).as_posix()
-            if name not in self.listed and not path.name.startswith(TEMPORARY):
-                self.problems.append(f"{name} is in no manifest line")
-        for path in sorted(self.store.rglob(f"{TEMPORARY}*")):
-            self.problems.append(f"{path.relative_to(self.store).as_posix()} is a temporary file left behind")
+        """What lies in the store and is not the store's. Of a folder without any sample only its name is told."""
+        categories = {name.partition("/")[0] for name in self.listed}
+        for link in sorted(links(self.store)):
+            self.problems.append(f"{self._name(link)} is a symbolic link; a store holds its files itself")
+        for path in sorted(self.store.iterdir()):
+            if path.name in categories and path.is_dir():
+                files = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+                self.problems += map(self._stray, sorted(file for file in files if self._name(file) not in self.listed))
+            elif path.name not in OWN:
+                self.problems.append(self._stray(path))
+
+    def _stray(self, path: Path) -> str:
+        what = "a temporary file left behind" if path.name.startswith(TEMPORARY) else "in no manifest line"
+        return f"{self._name(path)} is {what}"
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.store).as_posix()
 
     def _once(self, line: Line) -> Iterator[str]:
-        """Ids, seeds and files belong to one line each."""
+        """Ids and seeds belong to one line each."""
         if line["id"] in self.ids:
             yield "id appears twice"
         if line["seed"] in self.seeds:
             yield f"seed {line['seed']} appears twice"
         self.ids.add(line["id"])
         self.seeds.add(line["seed"])
-        for key in FILE_KEYS:
-            if key in line:
-                if line[key] in self.listed:
-                    yield f"{key} {line[key]} is named twice"
-                self.listed.add(line[key])
+        self.listed.update(line[key] for key in FILE_KEYS if key in line)
 
     def _same_run(self, line: Line) -> Iterator[str]:
+        if self.identity is None:
+            return
+        made_with: dict[str, Any] = {**self.identity}
         for key in ("config_sha256", "model_sha256", "version"):
-            if self.identity and line[key] != self.identity.get(key):
-                yield f"{key} is {line[key]!r}, the store was made with {self.identity.get(key)!r}"
+            if line[key] != made_with[key]:
+                yield f"{key} is {line[key]!r}, the store was made with {made_with[key]!r}"
 
     def _leaks(self, line: Line) -> Iterator[str]:
         if line["source_sha256"] in self.test_images:
@@ -169,13 +202,18 @@ class _Auditor:
         named.append(("source", self.root, line["source_image"]))
         broken, pictures = [], {}
         for key, folder, name in named:
-            if not _stays_inside(name):
-                broken.append(f"{key} path {name!r} must be relative, with forward slashes, without ..")
-            elif not (folder / name).is_file():
+            path = folder / name
+            if key != "source" and path.is_symlink():
+                broken.append(f"{key} file {name} is a symbolic link; put the file itself there")
+                continue
+            try:
+                found = self.sources.read(path) if key == "source" else _read_png(path)
+            except (FileNotFoundError, NotADirectoryError):
                 broken.append(f"{key} file {name} is missing")
+            except OSError as error:
+                broken.append(f"{key} file {name} cannot be read ({error.strerror})")
             else:
-                found = self.sources.read(folder / name) if key == "source" else _read_png(folder / name)
-                if found[0] != line.get(f"{key}_sha256"):
+                if found[0] != line[f"{key}_sha256"]:
                     broken.append(f"{key}_sha256 differs from the file {name}")
                 pictures[key] = found[1]
         yield from broken or self._pictures(line, **pictures)
@@ -237,18 +275,15 @@ class _Auditor:
         if classes.shape != (*inside.shape, 1) or not np.array_equal(classes[..., 0] > 0, inside):
             yield "the class-index picture does not cover the same pixels as the mask"
             return
-        known = self.identity.get("defects", [])
+        known = self.identity["defects"] if self.identity else []
         found = {known[i - 1] if i <= len(known) else f"index {i}" for i in np.unique(classes[classes > 0])}
         if not found <= names:
             yield f"the class-index picture holds {sorted(found)}, the instances are {sorted(names)}"
 
 
 def _instance_problems(line: Line, inside: np.ndarray) -> Iterator[str]:
-    """Boxes must enclose the mask exactly; areas cannot be larger than their boxes nor too small for the mask."""
+    """Boxes must enclose the mask exactly; areas cannot be too small for it."""
     instances = line["instances"]
-    if not instances:
-        yield "lists no instances"
-        return
     names = {instance["defect"] for instance in instances}
     wanted = names.pop() if len(names) == 1 else COMBINED
     if line["defect"] != wanted:
@@ -259,9 +294,9 @@ def _instance_problems(line: Line, inside: np.ndarray) -> Iterator[str]:
     union = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
     if union != box:
         yield f"the instances cover {union}, the mask covers {box}"
-    areas = np.array([instance["area"] for instance in instances])
-    if (areas > np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)).any() or areas.sum() < np.count_nonzero(inside):
-        yield f"instance areas {areas.tolist()} do not fit a mask of {np.count_nonzero(inside)} pixels"
+    areas = [instance["area"] for instance in instances]
+    if sum(areas) < np.count_nonzero(inside):
+        yield f"instance areas {shortened(areas)} do not fit a mask of {np.count_nonzero(inside)} pixels"
 
 
 def _instance_map_problems(line: Line, instance_map: np.ndarray, inside: np.ndarray) -> Iterator[str]:
@@ -276,11 +311,6 @@ def _instance_map_problems(line: Line, instance_map: np.ndarray, inside: np.ndar
     known = {instance["id"] for instance in line["instances"]}
     if unknown := sorted(set(np.unique(instance_map[instance_map > 0]).tolist()) - known):
         yield f"the instance picture holds the ids {unknown}, which no instance has"
-
-
-def _stays_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 class _Sources:
@@ -323,7 +353,8 @@ def _read_png(path: Path) -> Picture:
     if data[:8] == PNG and data[12:16] == b"IHDR" and b"IEND" in data[-16:]:
         width, height = struct.unpack(">II", data[16:24])
         if width * height <= MAX_PIXELS:
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            with suppress(cv2.error):  # of absurd sizes
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None:
         picture = np.zeros((0, 0, 1), np.uint8)
     return sha256_bytes(data), picture[..., None] if picture.ndim == 2 else picture
@@ -336,11 +367,3 @@ def _differing(image: np.ndarray, source: np.ndarray) -> np.ndarray:
         differs = cv2.cvtColor(differs, cv2.COLOR_BGR2GRAY)  # 255 in any one channel stays above 0
     found: np.ndarray = differs.reshape(differs.shape[:2]) > 0
     return found
-
-
-def _guarded(line: Line, look: Callable[[], list[str]]) -> tuple[list[str], bool]:
-    """The problems, each behind the sample's id, and whether the line's values are of the kinds they should be."""
-    try:
-        return [f"{line['id']}: {problem}" for problem in look()], True
-    except (KeyError, TypeError, AttributeError) as error:
-        return [f"{line['id']}: a value is not of the kind the manifest needs ({type(error).__name__}: {error})"], False

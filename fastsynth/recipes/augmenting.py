@@ -5,6 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fastsynth.augment import augment_preview, augment_sample, build_augmentation, save_augmentation
+from fastsynth.data.export.folder import inside
 from fastsynth.data.medical.sidecar import write_notice
 from fastsynth.data.store import read_manifest
 from fastsynth.files import atomic_write
@@ -38,15 +39,16 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
     run.check_stored(lines)
     run.record("augment")
     for line in tqdm(lines, desc="augment"):
-        image, foreground = read_image(run.store_folder / line["image"]), read_mask(run.store_folder / line["mask"])
+        image = read_image(inside(run.store_folder, line["image"]))
+        foreground = read_mask(inside(run.store_folder, line["mask"]))
         for copy in range(copies):
             seed = sample_seed(run.config.seed, int(line["id"]), copy)
-            augmented, inside = augment_sample(compose, image, foreground, seed=seed)
+            augmented, changed = augment_sample(compose, image, foreground, seed=seed)
             name = f"{line['id']}_{copy}"
             folder = output / line["category"]
             atomic_write(folder / "train" / line["defect"] / f"{name}.png", encode_png(augmented))
             mask = folder / "ground_truth" / line["defect"] / f"{name}_mask.png"
-            atomic_write(mask, encode_png(inside.astype("uint8") * 255))
+            atomic_write(mask, encode_png(changed.astype("uint8") * 255))
     save_augmentation(compose, output / "augmentation.json")
     write_notice(run.store_folder, output)
     return output

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 
 from fastsynth.data.datasets import Record
+from fastsynth.data.export.folder import inside
 from fastsynth.data.manifest import dump_line
 from fastsynth.data.store import read_manifest
 from fastsynth.files import atomic_write, write_json
-from fastsynth.images import read_image
+from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate_measures import SEEN_SHARE, change
 from fastsynth.quality.image_metrics import (
     DIVERSITY_NAME,
@@ -137,8 +138,7 @@ def _crops(pairs: Sequence[Pair]) -> Any:
 
 
 def _sample(run: Run, line: dict[str, Any]) -> Pair:
-    image, mask = (read_image(run.store_folder / line[name]) for name in ("image", "mask"))
-    return image, mask[..., 0] > 0
+    return read_image(inside(run.store_folder, line["image"])), read_mask(inside(run.store_folder, line["mask"]))
 
 
 def _visible(run: Run, line: dict[str, Any], pair: Pair) -> float:
@@ -163,5 +163,5 @@ def _measured_truth(run: Run, line: dict[str, Any], pair: Pair) -> dict[str, Any
     image, foreground = pair
     source, ids = read_image(run.path(line["source_image"])), foreground.astype(np.uint16)
     if "instance_map" in line:
-        ids = read_image(run.store_folder / line["instance_map"])[..., 0]
+        ids = read_image(inside(run.store_folder, line["instance_map"]))[..., 0]
     return truth(change(source, image, foreground), source, image, ids)

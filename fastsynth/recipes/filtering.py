@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fastsynth.data.manifest import dump_line, parse_line, read_manifest, shard_files
-from fastsynth.data.store import FILE_KEYS, IDENTITY, MANIFEST, Store
+from fastsynth.data.export.folder import inside
+from fastsynth.data.identity import IDENTITY, read_identity
+from fastsynth.data.manifest import MANIFEST, dump_line, parse_line, read_manifest, shard_files
+from fastsynth.data.store import Store, remove_files
 from fastsynth.errors import CheckFailedError
-from fastsynth.files import atomic_write, read_json, write_json
+from fastsynth.files import atomic_write, write_json
 from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate import FINGERPRINT, Case, Duplicates, Gate, Verdict, fingerprint
 from fastsynth.quality.gate_config import GateConfig
@@ -126,14 +128,14 @@ class Filling:
     def _open_attempts(self, sample_id: int) -> list[int]:
         """Drawings that were neither stored nor refused, up to the one that is stored."""
         refused = self.rejects.refused if self.rejects is not None else set()
-        end = self.stored.get(sample_id, self.attempts)
+        end = min(self.stored.get(sample_id, self.attempts), self.attempts)
         return [attempt for attempt in range(end) if (sample_id, attempt) not in refused]
 
     def _taken_over(self, sample_id: int, attempt: int) -> bool | None:
         """Whether this drawing of a shard is no duplicate, then it is kept; None when no shard made it."""
         raw = self.store.pending.get(sample_id)
         line = None if raw is None else parse_line(raw)
-        if line is None or line.get("attempt", 0) != attempt:
+        if line is None or line.get("attempt", 0) != attempt or not _has_measures(line):
             return None
         assert self.gate is not None
         assert self.rejects is not None
@@ -183,14 +185,13 @@ class Filling:
         self.stored[sample_id] = line.get("attempt", 0)
         if self.duplicates is not None:
             self._files[sample_id] = (line["image"], line["mask"])
-            mark = line["checks"]["gate"][FINGERPRINT]
-            if len(mark) != BITS // 4:  # of version 0.1.0, which had a shorter one
-                mark = fingerprint(*self._pictures(sample_id))
+            known = _has_measures(line)  # version 0.1.0 had a shorter fingerprint
+            mark = line["checks"]["gate"][FINGERPRINT] if known else fingerprint(*self._pictures(sample_id))
             self.duplicates.add(sample_id, int(mark, 16))
 
     def _pictures(self, sample_id: int) -> tuple[np.ndarray, np.ndarray]:
         image, mask = self._files[sample_id]
-        return read_image(self.store.folder / image), read_mask(self.store.folder / mask)
+        return read_image(inside(self.store.folder, image)), read_mask(inside(self.store.folder, mask))
 
 
 def all_drawn(store_folder: Path, *, count: int, attempts: int) -> bool:
@@ -211,7 +212,7 @@ def filter_store(run: Run, *, dry_run: bool) -> dict[str, Any]:
     folder, settings = run.store_folder, run.config.generate.gate
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"{folder / MANIFEST}: no such file; generate some samples first")
-    identity = read_json(folder / IDENTITY)
+    identity = read_identity(folder)
     with Store.open(folder, identity=identity) as store:
         if shard_files(folder):
             raise ValueError(f"{folder} is being filled by shards; run `fastsynth generate` to its end first")
@@ -266,9 +267,7 @@ def _rewrite(store: Store, lines: Sequence[dict[str, Any]]) -> None:
     old = [line for line in store.lines() if int(line["id"]) not in kept]
     atomic_write(store.folder / MANIFEST, b"".join(map(dump_line, lines)))
     for line in old:
-        for key in FILE_KEYS:
-            if key in line:
-                (store.folder / line[key]).unlink()
+        remove_files(store.folder, line)
 
 
 def _tell_given_up(store: Store, rejects: Rejects, *, count: int) -> None:
@@ -302,4 +301,10 @@ def _entry(sample_id: int, sample: Sample) -> dict[str, Any]:
 
 
 def _pictures(folder: Path, line: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    return read_image(folder / line["image"]), read_mask(folder / line["mask"])
+    return read_image(inside(folder, line["image"])), read_mask(inside(folder, line["mask"]))
+
+
+def _has_measures(line: Mapping[str, Any]) -> bool:
+    """Whether the line holds what the rule on duplicates asks for, as this version measures it."""
+    gate = line["checks"]["gate"] or {}
+    return "area" in gate and len(gate.get(FINGERPRINT, "")) == BITS // 4

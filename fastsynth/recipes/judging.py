@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fastsynth.data.export.folder import inside
 from fastsynth.data.split import Part
 from fastsynth.data.store import read_manifest
 from fastsynth.environment import environment, peak_memory_mb
@@ -72,8 +73,8 @@ def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[Traini
     run.check_stored(chosen)
     return [
         TrainingItem(
-            image_path=run.store_folder / line["image"],
-            mask_path=run.store_folder / line["mask"],
+            image_path=inside(run.store_folder, line["image"]),
+            mask_path=inside(run.store_folder, line["mask"]),
             defect=line["defect"],
             synthetic=True,
         )

@@ -7,7 +7,6 @@
 Pictures come first, then the line: what a kill leaves behind is removed by whoever opens the folder next.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,12 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from fastsynth.data.manifest import SHARDS, Shard, append_line, dump_line
+from fastsynth.data.manifest import (
+    ID,
+    MOST_ATTEMPTS,
+    REJECTED,
+    SHARDS,
+    Shard,
+    append_line,
+    dump_line,
+    parse_json,
+    raw_lines,
+)
 from fastsynth.files import atomic_write
 from fastsynth.images import encode_png
 from fastsynth.quality.gate import Verdict
 
-REJECTED = "rejected"
 LOG = "rejected.jsonl"
 PICTURE = re.compile(r"\d{6,}-\d+(_mask)?\.png")
 ENTRY_KEYS = ("id", "category", "defect", "renderer", "seed", "source_image", "mask_source")
@@ -77,8 +85,8 @@ class Rejects:
     def seal(self) -> None:
         """Sort by id and attempt: the same refusals now make the same bytes, however they came in."""
         if self.log.is_file():
-            raws = self.log.read_bytes().splitlines(keepends=True)
-            raws.sort(key=lambda raw: _key(json.loads(raw)))
+            raws = [raw for raw, _ in _lines(self.log)]
+            raws.sort(key=lambda raw: _key(parse_json(raw)))
             atomic_write(self.log, b"".join(raws))
 
     def _repair_log(self) -> set[str]:
@@ -140,16 +148,29 @@ def _lines(log: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Raw and parsed lines; a cut-off last one is left out. Raises ValueError for a line that is not the gate's."""
     if not log.is_file():
         return
-    with log.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.endswith(b"\n"):
-                return
-            try:
-                line = json.loads(raw)
-                _key(line)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{log}:{number}: not a line of the gate; delete that line") from error
-            yield raw, line
+    for number, raw in enumerate(raw_lines(log), start=1):
+        if not raw.endswith(b"\n"):
+            return
+        try:
+            line = parse_json(raw)
+            sound = isinstance(line, dict) and _is_sound(line)
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ValueError(f"{log}:{number}: not a line of the gate; delete that line")
+        yield raw, line
+
+
+def _is_sound(line: Mapping[str, Any]) -> bool:
+    """Whether what is asked of a line is there, and its pictures are those of its drawing."""
+    number, attempt = line.get("id"), line.get("attempt")
+    return (
+        (type(number), type(attempt), type(line.get("reason"))) == (str, int, str)
+        and ID.fullmatch(str(number)) is not None
+        and 0 <= int(str(attempt)) <= MOST_ATTEMPTS
+        and line.get("image", f"{REJECTED}/{number}-{attempt}.png") == f"{REJECTED}/{number}-{attempt}.png"
+        and line.get("mask", f"{REJECTED}/{number}-{attempt}_mask.png") == f"{REJECTED}/{number}-{attempt}_mask.png"
+    )
 
 
 def _pictures(line: Mapping[str, Any]) -> set[str]:

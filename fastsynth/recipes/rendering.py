@@ -17,12 +17,13 @@ from tqdm import tqdm
 from fastsynth import __version__
 from fastsynth.data.check import Problem, check_dataset
 from fastsynth.data.datasets import Record
-from fastsynth.data.manifest import Shard
+from fastsynth.data.export.folder import inside
+from fastsynth.data.manifest import Line, Shard
 from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
 from fastsynth.files import atomic_write, sha256_bytes, write_json
-from fastsynth.images import encode_png, image_size, read_image
+from fastsynth.images import encode_png, image_size, read_image, read_mask
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.layouts.severity import with_severity
 from fastsynth.locks import InUseError
@@ -272,6 +273,5 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[pick] for pick in picks]
 
 
-def _stored(run: Run, line: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:
-    image = read_image(run.store_folder / str(line["image"]))
-    return image, read_image(run.store_folder / str(line["mask"]))[..., 0] > 0
+def _stored(run: Run, line: Line) -> tuple[np.ndarray, np.ndarray]:
+    return read_image(inside(run.store_folder, line["image"])), read_mask(inside(run.store_folder, line["mask"]))

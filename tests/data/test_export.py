@@ -19,7 +19,7 @@ from fastsynth.data.export.formats import export_store
 from fastsynth.data.export.shapes import contour_polygons
 from fastsynth.data.imports.formats import import_annotations
 from fastsynth.data.manifest import dump_line
-from fastsynth.data.store import Store, read_manifest
+from fastsynth.data.store import FILE_KEYS, Store, read_manifest
 from fastsynth.files import atomic_write, sha256_file
 from fastsynth.images import encode_png, read_image, read_mask
 from fastsynth.types import Instance, Layout, Sample
@@ -168,9 +168,17 @@ def test_every_further_sample_costs_an_export_the_same(store, kind):
     """Counted, not timed: 24 samples more cost as many calls from the 12th sample on as from the 60th on."""
     lines = list(read_manifest(store))
 
+    def renamed(line: dict, name: str) -> dict:
+        """The same sample under another id."""
+        paths = {key: line[key].replace(line["id"], name) for key in FILE_KEYS if key in line}
+        for key, path in paths.items():
+            if not (store / path).exists():
+                (store / path).hardlink_to(store / line[key])
+        return line | paths | {"id": name}
+
     def calls(count: int) -> int:
-        more = (dump_line(lines[number % 6] | {"id": f"{number:06d}"}) for number in range(count))
-        (store / "manifest.jsonl").write_bytes(b"".join(more))
+        more = (renamed(lines[number % 6], f"{number:06d}") for number in range(count))
+        (store / "manifest.jsonl").write_bytes(b"".join(map(dump_line, more)))
         output = store.parent / f"{count} samples"
         return calls_of(lambda: export_store(store, output, kind=kind, data_root=store.parent / "data"))
 

@@ -132,27 +132,38 @@ def test_an_unchanged_inside_is_found(store, data_root):
     assert_found(store, data_root, r"^000001: changed_share is recorded as 1.0, it is 0.0000")
 
 
+FIRST = {
+    "id": "000000",
+    "image": "plate/train/scratch/000000.png",
+    "mask": "plate/ground_truth/scratch/000000_mask.png",
+}
+INSTANCE = {"id": 1, "defect": "scratch", "bbox": [6, 3, 11, 7], "area": 20}
+CHECKS = {"outside_unchanged": True, "changed_share": 1.0, "gate": None}
 LINE_DAMAGE: dict[str, dict[str, Any]] = {
-    "id appears twice": {"id": "000000"},
-    "seed 100 appears twice": {"seed": 100},
-    "image_sha256 differs from the file": {"image_sha256": "0"},
-    "mask_sha256 differs from the file": {"mask_sha256": "0"},
-    "source_sha256 differs from the file": {"source_sha256": "0"},
-    "source file .* is missing": {"source_image": "plate/train/good/777.png"},
-    "image file .* is missing": {"image": "plate/train/scratch/777.png"},
-    r"image path '\.\./x\.png' must be relative": {"image": "../x.png"},
-    r"mask path .* with forward slashes": {"mask": "plate\\x.png"},
-    "is named twice": {"mask": "plate/ground_truth/scratch/000000_mask.png"},
-    "version is '9', the store was made with '0.1.0'": {"version": "9"},
-    "config_sha256 is 'x'": {"config_sha256": "x"},
-    "defect is 'pit', its instances say 'scratch'": {"defect": "pit"},
-    "lists no instances": {"instances": []},
-    "do not fit a mask of 20 pixels": {"instances": [{"id": 1, "defect": "scratch", "bbox": [6, 3, 11, 7], "area": 5}]},
-    "outside_unchanged is recorded as False": {
-        "checks": {"outside_unchanged": False, "changed_share": 1.0, "gate": None}
-    },
-    "changed_share is recorded as 0.5": {"checks": {"outside_unchanged": True, "changed_share": 0.5, "gate": None}},
-    "not of the kind the manifest needs": {"checks": 3},
+    "^000000: id appears twice": FIRST,
+    "^000001: seed 100 appears twice": {"seed": 100},
+    "^000001: image_sha256 differs from the file plate/train": {"image_sha256": "0"},
+    "^000001: mask_sha256 differs from the file plate/ground": {"mask_sha256": "0"},
+    "^000001: source_sha256 differs from the file plate/train": {"source_sha256": "0"},
+    "^000001: source file plate/train/good/777.png is missing": {"source_image": "plate/train/good/777.png"},
+    r"jsonl:2: image is '\.\./x\.png'; wanted plate/train/scratch/000001.png": {"image": "../x.png"},
+    r"jsonl:2: mask is 'plate.*'; wanted plate/ground_truth": {"mask": "plate\\x.png"},
+    "jsonl:2: source_image is '/etc/passwd'; wanted a relative path": {"source_image": "/etc/passwd"},
+    "jsonl:2: category is '../../x'; wanted a plain folder name": {"category": "../../x"},
+    "jsonl:2: image is .*; wanted plat/train": {"category": "plat"},
+    "jsonl:2: id is 3; wanted a text of six digits": {"id": 3},
+    r"jsonl:2: id is '\.\./000001'": {"id": "../000001"},
+    "^000001: version is '9', the store was made with '0.1.0'": {"version": "9"},
+    "^000001: config_sha256 is 'x'": {"config_sha256": "x"},
+    "^000001: defect is 'scratch', its instances say 'pit'": {"instances": [INSTANCE | {"defect": "pit"}]},
+    r"jsonl:2: instances is \[\]; wanted a list of at least one": {"instances": []},
+    "^000001: .* do not fit a mask of 20 pixels": {"instances": [INSTANCE | {"area": 5}]},
+    "jsonl:2: area is 21; wanted a whole number of 1 to 20": {"instances": [INSTANCE | {"area": 21}]},
+    r"jsonl:2: bbox is \[1, 2\]; wanted four whole numbers": {"instances": [INSTANCE | {"bbox": [1, 2]}]},
+    "^000001: outside_unchanged is recorded as False": {"checks": CHECKS | {"outside_unchanged": False}},
+    "^000001: changed_share is recorded as 0.5": {"checks": CHECKS | {"changed_share": 0.5}},
+    "jsonl:2: a number is not finite": {"checks": CHECKS | {"changed_share": float("nan")}},
+    "jsonl:2: checks is 3; wanted outside_unchanged": {"checks": 3},
 }
 
 
@@ -169,7 +180,7 @@ def test_a_missing_key_and_a_broken_line_are_found(store, data_root):
     with (store / "manifest.jsonl").open("a") as manifest:
         manifest.write('{"id": "0000')
     assert_found(store, data_root, r"manifest\.jsonl:1: keys missing: renderer")
-    assert_found(store, data_root, r"manifest\.jsonl:4: not a complete line")
+    assert_found(store, data_root, r"manifest\.jsonl:4: not a manifest line")
 
 
 def test_damaged_pictures_are_found(store, data_root):
@@ -213,6 +224,52 @@ def test_stray_files_are_found(store, data_root):
     (store / "plate" / "ground_truth" / ".tmp-1").write_bytes(b"x")
     assert_found(store, data_root, r"^plate/train/scratch/left\.png is in no manifest line")
     assert_found(store, data_root, r"\.tmp-1 is a temporary file left behind")
+
+
+def test_what_is_not_the_stores_is_told_once_by_its_name(store, data_root):
+    """An export in the middle of the store; the folder of what the gate refused belongs to it."""
+    for name in ("exported/images/1.png", "exported/images/2.png", "rejected/000009-0.png"):
+        atomic_write(store / name, b"x")
+    (store / "notes.txt").write_text("x")
+    problems = audit(store, data_root=data_root, split=None).problems
+    assert problems == ["exported is in no manifest line", "notes.txt is in no manifest line"]
+
+
+def test_every_unsound_line_is_told_and_the_others_are_still_judged(store, data_root):
+    edit_file(store, 2, "image", flip_first)
+    edit_line(store, 0, seed="a")
+    with (store / "manifest.jsonl").open("a") as manifest:
+        manifest.write("[" * 200_000 + "\n" + json.dumps({"id": "000009"}) + "\n")
+    report = audit(store, data_root=data_root, split=None)
+    assert report.samples == 5
+    for message in (":1: seed is 'a'", ":4: .* brackets", ":5: keys missing: category", "^000002: 1 pixels changed"):
+        assert sum(bool(re.search(message, problem)) for problem in report.problems) == 1, report.problems
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"defects": 5}', "no JSON"])
+def test_a_damaged_identity_is_one_problem(store, data_root, content):
+    (store / "store.json").write_text(content)
+    (problem, *others) = audit(store, data_root=data_root, split=None).problems
+    assert str(store / "store.json") in problem
+    assert all("class-index picture holds" in other for other in others)  # their names are not known any more
+
+
+def test_a_file_or_folder_that_is_a_link_is_found(store, data_root, tmp_path):
+    line = read_lines(store)[1]
+    (store / line["mask"]).rename(tmp_path / "mask.png")
+    (store / line["mask"]).symlink_to(tmp_path / "mask.png")
+    assert audit(store, data_root=data_root, split=None).problems == [
+        f"000001: mask file {line['mask']} is a symbolic link; put the file itself there"
+    ]
+    (store / "plate" / "train").rename(tmp_path / "train")
+    (store / "plate" / "train").symlink_to(tmp_path / "train")
+    assert_found(store, data_root, "^plate/train is a symbolic link")
+
+
+def test_a_wrong_data_root_is_one_error(store, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"empty: holds no {SOURCES[0]} nor another source of the first 3"):
+        audit(store, data_root=tmp_path / "empty", split=None)
 
 
 def test_a_store_without_identity_is_found(store, data_root):

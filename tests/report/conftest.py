@@ -171,7 +171,23 @@ def _split() -> dict[str, Any]:
 def _manifest() -> list[dict[str, Any]]:
     kinds = [("fast", defect) for defect in DEFECTS for _ in range(100)] + [("copy-paste", "crack")] * 100
     return [
-        {"id": f"{number:06d}", "renderer": renderer, "defect": defect}
+        {
+            "id": f"{number:06d}",
+            "renderer": renderer,
+            "category": "tile",
+            "defect": defect,
+            "image": f"tile/train/{defect}/{number:06d}.png",
+            "mask": f"tile/ground_truth/{defect}/{number:06d}_mask.png",
+            "source_image": "train/good/000.png",
+            **dict.fromkeys(("source_sha256", "image_sha256", "mask_sha256", "config_sha256"), "x"),
+            "model_sha256": None,
+            "mask_source": "procedural:crack",
+            "seed": number,
+            "num_inference_steps": 0,
+            "instances": [{"id": 1, "defect": defect, "bbox": [0, 0, 4, 5], "area": 20}],
+            "checks": {"outside_unchanged": True, "changed_share": 1.0, "gate": None},
+            "version": "0.1.0",
+        }
         for number, (renderer, defect) in enumerate(kinds)
     ]
 

@@ -14,9 +14,10 @@ from fastsynth.data.export.cvat import write_cvat
 from fastsynth.data.export.folder import new_folder
 from fastsynth.data.export.imagefolder import write_imagefolder
 from fastsynth.data.export.mvtec import write_mvtec
-from fastsynth.data.export.reading import StoredSample, defect_names, read_samples
+from fastsynth.data.export.reading import StoredSample, read_samples
 from fastsynth.data.export.webdataset import write_webdataset
 from fastsynth.data.export.yolo import write_yolo
+from fastsynth.data.identity import read_identity
 from fastsynth.data.medical.exporting import write_volumes
 from fastsynth.data.medical.sidecar import write_notice
 from fastsynth.data.store import IDENTITY
@@ -49,9 +50,12 @@ def export_store(store: Path, output: Path, *, kind: Format, data_root: Path | N
 
     Raises:
         FileNotFoundError: no store, or a source image is missing.
-        ValueError: `output` exists, a file changed since it was stored, or `data_root` is missing.
+        ValueError: `output` exists or lies in the store, the store is empty or unsound, a file changed since it was
+            stored, or `data_root` is missing.
     """
-    names = defect_names(store)
+    names = read_identity(store)["defects"]
+    if output.resolve().is_relative_to(store.resolve()):
+        raise ValueError(f"{output} lies in the store {store}, which holds nothing else; choose another folder")
     if data_root is None and kind in NEED_SOURCES:
         raise ValueError(f"{kind} holds images of the data set too; pass the data set of the store with --data")
     root = data_root or store

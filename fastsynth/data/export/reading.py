@@ -1,19 +1,19 @@
 """The samples of a store, one at a time, as the writers of all formats need them. H, W: size of the image."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from fastsynth.data.export.folder import inside
-from fastsynth.data.store import IDENTITY, read_manifest
-from fastsynth.files import read_json, sha256_bytes
+from fastsynth.data.identity import read_identity
+from fastsynth.data.manifest import Line, read_manifest, shortened
+from fastsynth.files import sha256_bytes
 from fastsynth.images import read_image, read_mask
+from fastsynth.types import COMBINED
 
 Object = tuple[str, np.ndarray]
 """Defect name, and (H, W) bool where it is."""
@@ -24,7 +24,7 @@ class StoredSample:
     """One manifest line and its files. names: defects in the order of their class indices."""
 
     store: Path
-    line: dict[str, Any]
+    line: Line
     names: list[str]
 
     @property
@@ -43,7 +43,12 @@ class StoredSample:
     def classes(self) -> np.ndarray:
         """(H, W) uint8: 0 outside, else 1 + the position of the pixel's defect in `names`."""
         if "classes" in self.line:
-            return read_image(inside(self.store, self.line["classes"]))[..., 0]
+            classes = read_image(inside(self.store, self.line["classes"]))[..., 0]
+            if classes.max() > len(self.names):
+                raise ValueError(f"{self.line['classes']}: class {classes.max()} is unknown; run `fastsynth audit`")
+            return classes
+        if self.line["defect"] not in self.names:
+            raise ValueError(f"{self.store}: sample {self.id} is combined, without classes; run `fastsynth audit`")
         foreground = read_mask(inside(self.store, self.line["mask"]))
         return foreground.astype(np.uint8) * np.uint8(1 + self.names.index(self.line["defect"]))
 
@@ -56,7 +61,12 @@ class StoredSample:
         if "instance_map" in self.line:
             ids = read_image(inside(self.store, self.line["instance_map"]))[..., 0]
             defects = {item["id"]: item["defect"] for item in self.line["instances"]}
-            return [(defects[number], ids == number) for number in np.unique(ids[ids > 0]).tolist()]
+            found_ids = np.unique(ids[ids > 0]).tolist()
+            if unknown := sorted(set(found_ids) - defects.keys()):
+                raise ValueError(
+                    f"{self.line['instance_map']}: instance {unknown[0]} is unknown; run `fastsynth audit`"
+                )
+            return [(defects[number], ids == number) for number in found_ids]
         found: list[Object] = []
         for index in np.unique(self.classes[self.classes > 0]):
             name = self.names[index - 1]
@@ -81,23 +91,23 @@ def _apart(foreground: np.ndarray, boxes: list[list[int]]) -> list[np.ndarray]:
     return [np.isin(labels, owned) for _, owned in sorted(owners.items())]
 
 
-def defect_names(store: Path) -> list[str]:
-    """Class names of the store, in the order of their indices. Raises FileNotFoundError when it is not a store."""
-    path = store / IDENTITY
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; pass the folder of a store, e.g. runs/x/synthetic")
-    names = read_json(path).get("defects")
-    if not isinstance(names, list) or not 0 < len(names) < 256:
-        raise ValueError(f"{path}: defects is {names!r}; wanted a list of 1 to 255 names")
-    return [str(name) for name in names]
-
-
 def read_samples(store: Path) -> Iterator[StoredSample]:
-    """The samples in the order of the manifest. Raises ValueError for an id that is not a number or comes twice."""
-    names, seen = defect_names(store), set()
+    """The samples in the order of the manifest.
+
+    Raises FileNotFoundError when it is not a store, ValueError for an id that comes twice, a defect that store.json
+    does not know, and an empty manifest.
+    """
+    names, seen = read_identity(store)["defects"], set()
     for line in read_manifest(store):
-        name = str(line["id"])
-        if not re.fullmatch(r"\d{1,18}", name) or int(name) in seen:
-            raise ValueError(f"{store}: id {name!r} comes twice or is not a number; run `fastsynth audit`")
-        seen.add(int(name))
+        if line["id"] in seen:
+            raise ValueError(f"{store}: id {line['id']} comes twice; run `fastsynth audit`")
+        seen.add(line["id"])
+        defects = {item["defect"] for item in line["instances"]} | ({line["defect"]} - {COMBINED})
+        if unknown := sorted(defects - set(names)):
+            raise ValueError(
+                f"{store}: sample {line['id']} has the defect {shortened(unknown[0])}, store.json knows "
+                f"{shortened(names)}; run `fastsynth audit`"
+            )
         yield StoredSample(store, line, names)
+    if not seen:
+        raise ValueError(f"{store}: the manifest lists no samples; generate some first")

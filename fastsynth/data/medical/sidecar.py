@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastsynth.data.datasets import DataSet
+from fastsynth.data.identity import read_identity
 from fastsynth.data.medical.volume import Record
-from fastsynth.data.store import IDENTITY
 from fastsynth.files import read_json, write_json
 
 SIDECAR = "medical.json"
@@ -85,7 +85,7 @@ def notice_of(dataset: DataSet) -> str | None:
 
 def write_notice(store: Path, folder: Path) -> None:
     """NOTICE.txt in `folder` when the store in `store` is stamped."""
-    notice = read_json(store / IDENTITY).get("notice")
+    notice = read_identity(store).get("notice")
     if notice:
         (folder / NOTICE_FILE).write_text(f"{notice}\n", encoding="utf-8")
 
