@@ -19,10 +19,9 @@ import yaml
 
 from fastsynth.data.export.folder import inside
 from fastsynth.data.identity import IDENTITY
-from fastsynth.data.manifest import SHARDS, read_manifest
+from fastsynth.data.manifest import REJECTED, SHARDS, read_manifest
 from fastsynth.files import read_json
 
-CARD = "README.md"
 TEMPLATE = Path(__file__).parent / "card.md"
 STORED_FILES, EXPORTED_FILES = "*/train/*/*.png", "train/**"
 """Which pictures the hub shows: those of a store, those of its ImageFolder export."""
@@ -135,7 +134,7 @@ def _png_header(path: Path) -> tuple[int, int, str]:
 def _refused(store: Path) -> Iterator[dict[str, Any]]:
     """The lines of the gate's log, and of the logs of shards that are not merged; every drawing once."""
     seen = set()
-    for log in (store / "rejected" / "rejected.jsonl", *sorted((store / SHARDS).glob("*.rejected.jsonl"))):
+    for log in (store / REJECTED / "rejected.jsonl", *sorted((store / SHARDS).glob("*.rejected.jsonl"))):
         for number, raw in enumerate(log.read_bytes().splitlines(keepends=True) if log.is_file() else [], start=1):
             if not raw.endswith(b"\n"):  # its writer was stopped
                 continue

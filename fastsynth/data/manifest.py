@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, NoReturn, Self
 MANIFEST = "manifest.jsonl"
 SHARDS = "shards"
 REJECTED = "rejected"
+CARD = "README.md"
+"""A data-set card: what the hub shows of a store, or of an export."""
 SHARD_FILE = re.compile(r"\d+-of-\d+\.jsonl")
 Line = dict[str, Any]
 

@@ -26,6 +26,7 @@ import numpy as np
 from fastsynth.data.datasets import open_dataset
 from fastsynth.data.identity import IDENTITY, Identity, read_identity
 from fastsynth.data.manifest import (
+    CARD,
     MANIFEST,
     REJECTED,
     SHARDS,
@@ -43,7 +44,7 @@ from fastsynth.images import MAX_PIXELS, read_image
 from fastsynth.locks import LOCK
 from fastsynth.types import COMBINED
 
-OWN = {IDENTITY, MANIFEST, LOCK, SHARDS, REJECTED}
+OWN = {IDENTITY, MANIFEST, LOCK, SHARDS, REJECTED, CARD}
 """What a store holds beside the folders of its categories."""
 MIN_CHANGED_SHARE = 0.2
 """A mask of which less has changed marks pixels that still show the source."""

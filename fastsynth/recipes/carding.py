@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from fastsynth.config import dump_config, load_config
-from fastsynth.data.card import CARD, make_card
+from fastsynth.data.card import make_card
+from fastsynth.data.manifest import CARD
 from fastsynth.files import atomic_write
 from fastsynth.run_config import RunConfig
 

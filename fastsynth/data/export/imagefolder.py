@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from fastsynth.data.card import CARD
 from fastsynth.data.export.folder import write
 from fastsynth.data.export.reading import StoredSample
+from fastsynth.data.manifest import CARD
 from fastsynth.files import write_json
 from fastsynth.images import encode_png
 
