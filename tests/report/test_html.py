@@ -131,10 +131,10 @@ def test_names_from_the_data_cannot_become_markup(run_folder):
     shutil.rmtree(run_folder / "segment")
     for name in ("metrics.json", "synthetic/manifest.jsonl", "synthetic/rejected/rejected.jsonl"):
         path = run_folder / name
-        path.write_text(path.read_text().replace("crack", "<script>$x_1$</script>"))
+        path.write_text(path.read_text().replace("crack", "<script>$x_1$<b>"))
     page = report(run_folder)
     assert "script" not in {tag for tag, _ in page.tags}
-    assert "<script>$x_1$</script>" in page.text
+    assert "<script>$x_1$<b>" in page.text
 
 
 def test_a_log_that_is_still_being_written_can_be_read(tmp_path):
