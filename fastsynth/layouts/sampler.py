@@ -86,7 +86,8 @@ class _Candidate:
 class LayoutSampler:
     """Draws layouts; all randomness comes from the `rng` given to `draw`. Arguments as in LayoutConfig.
 
-    real_masks: of the training part only, looked at one after the other; empty ones are skipped. A defect type without any is drawn procedurally.
+    real_masks: of the training part only; taken one after the other, empty ones are skipped. A defect type without
+    any is drawn procedurally.
     """
 
     def __init__(
