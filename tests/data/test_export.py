@@ -238,7 +238,7 @@ def test_coco_of_another_hand_is_read_as_pycocotools_reads_it(tmp_path):
         "images": [
             {"id": 100 + n, "license": 1, "file_name": f"{n}.png", "height": height, "width": width} for n in range(4)
         ],
-        "categories": [{"id": 3, "name": "car", "supercategory": "a"}, {"id": 90, "name": "comb", "supercategory": "a"}],
+        "categories": [{"id": 3, "name": "car"}, {"id": 90, "name": "comb", "supercategory": "a"}],
         "annotations": [
             {"id": n, "image_id": 100 + n, "category_id": c, "segmentation": s, "iscrowd": crowd, "bbox": [0, 0, 1, 1],
              "area": 1}
