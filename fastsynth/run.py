@@ -164,9 +164,10 @@ class Run:
         return sorted({(record.category, record.defect or "") for record in self.training_defects()})
 
     def exemplars(self, part: Literal["train", "val"]) -> list[Exemplar]:
-        """The defects of one part, decoded. Raises ValueError for a mask that does not fit its image.
+        """The defects of one part, decoded, with the surroundings that the renderer's crops may show.
 
         What somebody still holds is not read again: the renderer and the gate share one copy of every picture.
+        Raises ValueError for a mask that does not fit its image.
         """
         found = []
         for record in self.training_defects(part):
@@ -174,7 +175,8 @@ class Run:
             assert record.mask is not None
             exemplar = self._exemplars.get(record.image)
             if exemplar is None:
-                exemplar = Exemplar(*self.read(record), record.category, record.defect, record.mask)
+                whole = Exemplar(*self.read(record), record.category, record.defect, record.mask)
+                exemplar = whole.without_the_rest(context=self.config.renderer.context)
                 self._exemplars[record.image] = exemplar
             found.append(exemplar)
         return found
@@ -197,14 +199,16 @@ class Run:
     @cached_property
     def layout_samplers(self) -> dict[str, LayoutSampler]:
         """One sampler per category, from the masks of the training defects."""
-        masks: dict[str, list[RealMask]] = {}
+        records: dict[str, list[Record]] = {}
         for record in self.training_defects():
-            assert record.mask is not None
-            assert record.defect is not None
-            foreground = read_mask(self.path(record.mask))
-            masks.setdefault(record.category, []).append(RealMask(record.mask, record.defect, foreground))
+            records.setdefault(record.category, []).append(record)
         settings = self.config.layouts.model_dump()
-        return {category: LayoutSampler(found, **settings) for category, found in masks.items()}
+        return {category: LayoutSampler(map(self._real_mask, found), **settings) for category, found in records.items()}
+
+    def _real_mask(self, record: Record) -> RealMask:
+        assert record.mask is not None
+        assert record.defect is not None
+        return RealMask(record.mask, record.defect, read_mask(self.path(record.mask)))
 
     def read(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """Image and foreground of a record; a normal one has an empty foreground."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from fastsynth.diffusion.conditioning import NORMAL
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.files import atomic_write
-from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, to_model
+from fastsynth.layouts.crop import Crop, crop_around, cut, cut_mask, mask_to_model, to_model
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask, split_parts
 
@@ -145,7 +145,7 @@ def view_of(
         top=_shifted(crop.top + shift_y, crop.side, holding=(bbox[1], bbox[3]), length=height),
         side=crop.side,
     )
-    picture = to_model(cut(defect.image, crop), size=size, values=ValueRange.of(defect.image))
+    picture = to_model(cut(defect.image, crop), size=size, values=defect.place.values)
     mask = mask_to_model(cut_mask(defect.foreground, crop), size=size)
     turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
     picture, mask = (np.rot90(array, turns, axes=(1, 2)) for array in (picture, mask))

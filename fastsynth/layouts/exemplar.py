@@ -4,21 +4,40 @@ Noised to a share `strength` of the diffusion time it is a dial between copy-pas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
-from fastsynth.layouts.masks import warp_coordinates
+from fastsynth.layouts.masks import tight_box, warp_coordinates
 from fastsynth.types import Instance, Warp
+
+REACH = 1.5
+"""What is kept around a defect, in units of context × its longer side: training zooms out by up to 1.4, and moves."""
+MIN_REACH = 96
+"""Pixels kept around a small one, whose surroundings are looked at in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a part of a picture lies.
+
+    left, top: picture x, y of its upper left pixel. size: H, W of the picture. values: range of all its pixels.
+    """
+
+    left: int
+    top: int
+    size: tuple[int, int]
+    values: ValueRange
 
 
 @dataclass(frozen=True, eq=False)
 class Exemplar:
-    """A real training defect.
+    """A real training defect, in its picture or in the part of it that is kept.
 
-    image: (H, W, C) uint8 or uint16. foreground: (H, W) bool. source: the mask's path, relative to the data root.
+    image: (h, w, C) uint8 or uint16. foreground: (h, w) bool. source: the mask's path, relative to the data root.
+    part: where in the picture the two lie; None: they are the whole picture.
     """
 
     image: np.ndarray
@@ -26,6 +45,29 @@ class Exemplar:
     category: str
     defect: str
     source: str
+    part: Place | None = None
+
+    @property
+    def place(self) -> Place:
+        height, width = self.foreground.shape
+        return self.part or Place(0, 0, (height, width), ValueRange.of(self.image))
+
+    def without_the_rest(self, *, context: float) -> "Exemplar":
+        """A copy that holds no more of the picture than is looked at where crops have `context`, as in `crop_around`.
+
+        The foreground must not be empty.
+        """
+        x0, y0, x1, y1 = tight_box(self.foreground)
+        reach = max(MIN_REACH, int(np.ceil(REACH * context * max(x1 - x0, y1 - y0))))
+        place = self.place
+        left, top = max(x0 - reach, 0), max(y0 - reach, 0)
+        kept = np.s_[top : y1 + reach, left : x1 + reach]
+        return replace(
+            self,
+            image=self.image[kept].copy(),
+            foreground=self.foreground[kept].copy(),
+            part=replace(place, left=place.left + left, top=place.top + top),
+        )
 
 
 class ExemplarBank:
@@ -53,13 +95,16 @@ class ExemplarBank:
         """
         exemplar, warp = self._choose(instance, category, seed)
         map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
+        place = exemplar.place
+        x0, y0, x1, y1 = tight_box(exemplar.foreground)
         # of a large picture only the part that is looked at becomes floats
-        x0, y0, width, height = cv2.boundingRect(exemplar.foreground.view(np.uint8))
-        columns = _looked_at(map_x, exemplar.foreground.shape[1], x0, x0 + width)
-        rows = _looked_at(map_y, exemplar.foreground.shape[0], y0, y0 + height)
-        map_x, map_y = map_x - columns.start, map_y - rows.start
-        _mirror_into(exemplar.foreground[rows, columns], map_x, map_y, inside)
-        pixels = ValueRange.of(exemplar.image).to_float(exemplar.image[rows, columns])
+        columns = _looked_at(map_x, place.size[1], place.left + x0, place.left + x1)
+        rows = _looked_at(map_y, place.size[0], place.top + y0, place.top + y1)
+        left, top = max(columns.start, place.left), max(rows.start, place.top)
+        looked_at = np.s_[top - place.top : rows.stop - place.top, left - place.left : columns.stop - place.left]
+        map_x, map_y = map_x - left, map_y - top
+        _mirror_into(exemplar.foreground[looked_at], map_x, map_y, inside)
+        pixels = place.values.to_float(exemplar.image[looked_at])
         # linear interpolation flattens hair-thin lines more, but OpenCV's cubic never returns from one row or column
         method = cv2.INTER_CUBIC if min(pixels.shape[:2]) > 1 else cv2.INTER_LINEAR
         defect = cv2.remap(pixels, map_x, map_y, method, borderMode=cv2.BORDER_REFLECT_101)
@@ -90,7 +135,7 @@ def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(exemplar.foreground.astype(np.uint8))
     largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     centre_from, axes_from = _moments(mask)
-    centre_to, axes_to = _moments(labels == largest)
+    centre_to, axes_to = _moments(labels == largest, origin=(exemplar.place.left, exemplar.place.top))
     linear = axes_to @ np.linalg.inv(axes_from)
     matrix = np.column_stack([linear, centre_to - linear @ centre_from])
     a, b, c, d, e, f = (float(value) for value in matrix.ravel())
@@ -128,10 +173,13 @@ def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, i
     map_x[rows, columns], map_y[rows, columns] = mirrored.T
 
 
-def _moments(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (x, y) and a 2×2 matrix whose columns are the principal axes, scaled by the standard deviations."""
+def _moments(mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (x, y) and a 2×2 matrix whose columns are the principal axes, scaled by the standard deviations.
+
+    origin: x, y of the mask's upper left pixel.
+    """
     y, x = np.nonzero(mask)
-    points = np.stack([x, y]).astype(np.float64)
+    points = np.stack([x + origin[0], y + origin[1]]).astype(np.float64)
     centre = points.mean(1)
     spread = np.cov(points) if points.shape[1] > 1 else np.zeros((2, 2))
     variances, axes = np.linalg.eigh(spread + 0.1 * np.eye(2))  # a single row of pixels still has a width

@@ -123,9 +123,14 @@ def split_parts(mask: RealMask) -> list[RealPart]:
     Size is √area; for two components of sizes a and b the limit is √(a b). A cluster of pits or a broken crack is
     one shape. An empty mask has no parts.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.foreground.astype(np.uint8), connectivity=8)
+    if not mask.foreground.any():
+        return []
+    left, top, right, bottom = tight_box(mask.foreground)
+    inside = mask.foreground[top:bottom, left:right].astype(np.uint8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     group = _groups_of_components(labels, stats[1:])
-    return [_cut(mask, np.isin(labels, 1 + np.flatnonzero(group == g))) for g in np.unique(group)]
+    parts = (np.isin(labels, 1 + np.flatnonzero(group == g)) for g in np.unique(group))
+    return [_cut(mask, part, left=left, top=top) for part in parts]
 
 
 def draw_real(
@@ -289,10 +294,12 @@ def _thin_stretches(inside: np.ndarray) -> np.ndarray:
     return (cv2.dilate(long[labels].astype(np.uint8), disc) > 0) & inside
 
 
-def _cut(mask: RealMask, foreground: np.ndarray) -> RealPart:
-    left, top, right, bottom = tight_box(foreground)
-    tight = np.ascontiguousarray(foreground[top:bottom, left:right])
-    return RealPart(mask.source, mask.defect, tight, left, top, (foreground.shape[0], foreground.shape[1]))
+def _cut(mask: RealMask, part: np.ndarray, *, left: int, top: int) -> RealPart:
+    """part: (h, w) bool, whose upper left pixel lies at left, top of the mask."""
+    x0, y0, x1, y1 = tight_box(part)
+    tight = np.ascontiguousarray(part[y0:y1, x0:x1])
+    height, width = mask.foreground.shape
+    return RealPart(mask.source, mask.defect, tight, left + x0, top + y0, (height, width))
 
 
 def _groups_of_components(labels: np.ndarray, stats: np.ndarray) -> np.ndarray:

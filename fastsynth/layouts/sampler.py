@@ -3,7 +3,7 @@
 Most shapes come from the real masks of a defect type, the rest are procedural shapes of the same size and kind.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -86,12 +86,13 @@ class _Candidate:
 class LayoutSampler:
     """Draws layouts; all randomness comes from the `rng` given to `draw`. Arguments as in LayoutConfig.
 
-    real_masks: of the training part only; empty ones are skipped. A defect type without any is drawn procedurally.
+    real_masks: of the training part only; taken one after the other, empty ones are skipped. A defect type without
+    any is drawn procedurally.
     """
 
     def __init__(
         self,
-        real_masks: Sequence[RealMask],
+        real_masks: Iterable[RealMask],
         *,
         procedural_share: float,
         procedural_kinds: Mapping[str, Sequence[Kind]] | None,

@@ -14,6 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fastsynth.images import to_uint8
+from fastsynth.layouts.crop import ValueRange
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.placement import object_region
 from fastsynth.quality import gate_measures as measures
@@ -213,7 +215,7 @@ class Gate:
     def _steps(self) -> dict[tuple[str, str], list[float]]:
         steps: dict[tuple[str, str], list[float]] = {}
         for real in self.real:
-            step = measures.border_step(real.image, real.foreground)
+            step = measures.border_step(real.image, real.foreground, real.place.values)
             steps.setdefault((real.category, real.defect), []).append(step)
         return steps
 
@@ -228,7 +230,7 @@ class Gate:
         """(8 · parts, 32, 32) per category: every part of every training defect, in all turns and mirrorings."""
         found: dict[str, list[np.ndarray]] = {}
         for real in self.real:
-            for part in part_details(real.image, real.foreground):
+            for part in part_details(real.image, real.foreground, real.place.values):
                 found.setdefault(real.category, []).append(measures.turned(part))
         return {category: np.concatenate(parts) for category, parts in found.items()}
 
@@ -261,7 +263,8 @@ class _RealFeatures:
 
     @staticmethod
     def of(real: Sequence[Exemplar]) -> "_RealFeatures":
-        features = _features([one.image for one in real], [one.foreground for one in real])
+        images = [to_uint8(one.image, limits=(one.place.values.low, one.place.values.high)) for one in real]
+        features = _features(images, [one.foreground for one in real])
         between = _distances(features, features)
         np.fill_diagonal(between, np.inf)
         return _RealFeatures(features, [one.defect for one in real], max(float(np.median(between.min(1))), 1e-6))
@@ -272,8 +275,11 @@ def fingerprint(image: np.ndarray, foreground: np.ndarray) -> str:
     return f"{measures.fingerprint(measures.detail(image, foreground)):0{measures.BITS // 4}x}"
 
 
-def part_details(image: np.ndarray, foreground: np.ndarray) -> list[np.ndarray]:
-    """(32, 32) each: the fine detail of every connected part of at least `MIN_PIXELS` pixels."""
+def part_details(image: np.ndarray, foreground: np.ndarray, values: ValueRange | None = None) -> list[np.ndarray]:
+    """(32, 32) each: the fine detail of every connected part of at least `MIN_PIXELS` pixels.
+
+    values: as in `gate_measures.detail`.
+    """
     x, y, width, height = cv2.boundingRect(foreground.view(np.uint8))
     box = np.s_[y : y + height, x : x + width]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(foreground[box].astype(np.uint8), connectivity=8)
@@ -282,7 +288,7 @@ def part_details(image: np.ndarray, foreground: np.ndarray) -> list[np.ndarray]:
         if stats[number, cv2.CC_STAT_AREA] >= MIN_PIXELS:
             part = np.zeros_like(foreground)
             part[box] = labels == number
-            details.append(measures.detail(image, part))
+            details.append(measures.detail(image, part, values))
     return details
 
 

@@ -94,11 +94,13 @@ def offset(found: Change, *, min_contrast: float) -> float:
     return float(np.linalg.norm(np.average(points, axis=0, weights=weights) - centre) / radius)
 
 
-def border_step(image: np.ndarray, foreground: np.ndarray) -> float:
+def border_step(image: np.ndarray, foreground: np.ndarray, values: ValueRange | None = None) -> float:
     """Mean difference between the two pixels inside and the two outside, all along the mask's border, as a share of
-    the brighter side: a dark crack is as much of a step in dim light as in bright light."""
+    the brighter side: a dark crack is as much of a step in dim light as in bright light.
+
+    values: of the picture that `image` is a part of; None: it is the whole picture."""
     at = _window(foreground)
-    pixels, inside = (ValueRange.of(image).to_float(image[at]) + 1) / 2, foreground[at]
+    pixels, inside = ((values or ValueRange.of(image)).to_float(image[at]) + 1) / 2, foreground[at]
     grown = cv2.dilate(inside.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
     kept = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=2) > 0
     border = inside & (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1) == 0)
@@ -110,13 +112,15 @@ def border_step(image: np.ndarray, foreground: np.ndarray) -> float:
     return float((np.abs(within - around) / brighter).max(axis=1).mean())
 
 
-def detail(image: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def detail(image: np.ndarray, foreground: np.ndarray, values: ValueRange | None = None) -> np.ndarray:
     """The defect's fine detail: (32, 32) float32 of norm 1, zero outside the mask, which is centred by its box.
 
     Grain, edges and pits say whose picture it is; what is smooth may look alike without being a copy.
+    values: as in `border_step`.
     """
     x, y, width, height = cv2.boundingRect(foreground.astype(np.uint8))
-    grey: np.ndarray = (ValueRange.of(image).to_float(image[y : y + height, x : x + width]) / 2).mean(axis=2)
+    box = image[y : y + height, x : x + width]
+    grey: np.ndarray = ((values or ValueRange.of(image)).to_float(box) / 2).mean(axis=2)
     inside: np.ndarray = foreground[y : y + height, x : x + width].astype(np.float32)
     scale = min(1.0, DETAIL_SIDE / max(width, height))
     size = max(1, round(scale * width)), max(1, round(scale * height))

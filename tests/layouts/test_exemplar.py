@@ -4,10 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
+from fastsynth.diffusion.views import defect_views
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank, _looked_at, instance_mask, moment_warp
 from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
+from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
+from fastsynth.quality.gate import Case, Gate
+from fastsynth.quality.gate_config import GateConfig
 from fastsynth.types import Instance, Warp
+from generators.reference import ReferenceRenderer, copy_paste
 
 SOURCE = "ground_truth/dent/1_mask.png"
 
@@ -232,6 +237,80 @@ def test_the_mask_in_a_crop_is_cut_from_the_mask_of_the_whole_picture(left, top)
     crop = crop_around(instance.bbox, image_size=(30, 50), min_side=40)
     framed = np.pad(whole, 40)[40 + crop.top :, 40 + crop.left :][: crop.side, : crop.side]
     np.testing.assert_array_equal(instance_mask(instance, crop), framed)
+
+
+class TestWithoutTheRest:
+    """What is kept of a large picture is as good as all of it."""
+
+    @staticmethod
+    def exemplars(dtype, shape=(700, 900)) -> list[Exemplar]:
+        """Defects in the middle, in a corner, at a side and of two parts, on grain of which the range is elsewhere."""
+        grain = np.random.default_rng(7).integers(80, 120, (*shape, 1)).astype(dtype)
+        found = []
+        for number, (centre, axes) in enumerate([((450, 350), (30, 9)), ((4, 5), (20, 12)), ((899, 300), (6, 31))]):
+            foreground = ellipse(shape, centre, axes, 20.0 * number)
+            if number == 0:
+                foreground |= ellipse(shape, (500, 380), (5, 4))
+            image = grain.copy()
+            image[foreground] = image[foreground] // 2
+            image[600, 100 * number + 200] = np.iinfo(dtype).max
+            found.append(Exemplar(image, foreground, "tile", "dent", f"{number}.png"))
+        return found
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    @pytest.mark.parametrize("blend", ["light", "poisson"])
+    def test_what_is_drawn_from_it_is_the_same_bit_for_bit(self, dtype, blend):
+        whole = self.exemplars(dtype)
+        kept = [one.without_the_rest(context=2.0) for one in whole]
+        assert all(0 < one.image.size < 0.7 * other.image.size for one, other in zip(kept, whole, strict=True))
+        assert all(one.image.base is None for one in kept)  # a view would keep all of the picture in memory
+        settings = LayoutConfig(scale_range=(0.5, 2.0), procedural_share=0.4).model_dump()
+        sampler = LayoutSampler([RealMask(one.source, one.defect, one.foreground) for one in whole], **settings)
+        ground = np.random.default_rng(8).integers(60, 90, (400, 500, 1)).astype(dtype)
+        layouts = [sampler.draw(ground, "n", "tile", "dent", np.random.default_rng(number)) for number in range(10)]
+        drawn = [
+            ReferenceRenderer("paste", copy_paste(ExemplarBank(of), blend=blend), context=2.0).render(
+                layouts, range(10)
+            )
+            for of in (whole, kept)
+        ]
+        for one, other in zip(*drawn, strict=True):
+            np.testing.assert_array_equal(one.image, other.image)
+            assert (one.image != ground).any()
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+    def test_training_sees_the_same_views(self, dtype):
+        whole = self.exemplars(dtype)
+        kept = [one.without_the_rest(context=2.0) for one in whole]
+        views = [defect_views(of, count=60, size=32, context=2.0, rng=np.random.default_rng(0)) for of in (whole, kept)]
+        for one, other in zip(*views, strict=True):
+            np.testing.assert_array_equal(one.picture, other.picture)
+            np.testing.assert_array_equal(one.mask_image, other.mask_image)
+
+    def test_the_gate_measures_the_same(self):
+        """Of 16 bits, where the range of all the picture counts."""
+        whole = self.exemplars(np.uint16)
+        kept = [one.without_the_rest(context=1.1) for one in whole]
+        on = {"features": {"enabled": True}, "copies": {"exempt": ()}}
+        measured = []
+        for of in (whole, kept):
+            gate = Gate(of, rules=GateConfig.model_validate(on).rules())
+            cases = [Case(one.image[::-1], one.image, one.foreground, "tile", "dent", "copy_paste") for one in whole]
+            verdicts = [gate.judge(case, sample_id=0, stored=None) for case in cases]
+            measured.append([(verdict, gate._real_step(case)) for verdict, case in zip(verdicts, cases, strict=True)])
+        assert measured[0] == measured[1]
+        assert all("feature_distance" in verdict.measures for verdict, _ in measured[0])
+
+    def test_a_part_of_a_part_lies_where_it_lay(self):
+        one = self.exemplars(np.uint8)[0]
+        again = one.without_the_rest(context=4.0).without_the_rest(context=2.0)
+        direct = one.without_the_rest(context=2.0)
+        assert (again.place.left, again.place.top, again.place.size) == (
+            direct.place.left,
+            direct.place.top,
+            (700, 900),
+        )
+        np.testing.assert_array_equal(again.image, direct.image)
 
 
 def test_a_picture_one_pixel_high_is_an_exemplar_like_any_other():

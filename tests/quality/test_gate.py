@@ -154,7 +154,7 @@ def test_at_least_95_percent_of_200_bad_samples_are_refused_and_at_most_5_percen
     assert len(refused_good) <= 5, refused_good
 
 
-@pytest.mark.parametrize("rule", [name for name in REASONS if name not in ("duplicates", "features")])
+@pytest.mark.parametrize("rule", REASONS)
 def test_a_rule_that_is_off_refuses_nothing(rule, good, real):
     """And the same sample is refused, for that very reason, when it is on."""
     case = good[0]
@@ -167,11 +167,33 @@ def test_a_rule_that_is_off_refuses_nothing(rule, good, real):
         "alignment": shifted_mask(good, 0),
         "seam": seam(good, 0),
         "copies": training_copy(good, real, 0),
+        "duplicates": next(one for one in good if one.foreground.sum() >= LARGE),
+        "features": all_red(good),
     }[rule]
-    only = {rule: GateConfig().rules()[rule]}
-    assert Gate(real, rules=only).judge(broken, sample_id=0, stored=nothing_stored()).reasons == (REASONS[rule],)
-    off = GateConfig.model_validate({name: {"enabled": False} for name in REASONS})
-    assert Gate(real, rules=off.rules()).judge(broken, sample_id=0, stored=nothing_stored()).reasons == ()
+
+    def reasons(switches: dict[str, bool]) -> tuple[str, ...]:
+        config = GateConfig.model_validate({name: {"enabled": on} for name, on in switches.items()})
+        gate = Gate(real, rules=config.rules())
+        stored = gate.duplicates(lambda _: (broken.image, broken.foreground))  # the very same, as sample 0
+        stored.add(0, int(fingerprint(broken.image, broken.foreground), 16))
+        return gate.judge(broken, sample_id=1, stored=stored).reasons
+
+    assert reasons({name: name == rule for name in REASONS}) == (REASONS[rule],)
+    assert reasons(dict.fromkeys(REASONS, False)) == ()
+    assert REASONS[rule] not in reasons({rule: False})
+
+
+def test_the_rule_on_features_lets_good_samples_pass(good, real):
+    gate = Gate(real, rules=GateConfig.model_validate({"features": {"enabled": True}}).rules())
+    distances = [gate._feature_distance(case) for case in good[::10]]
+    assert max(distances) <= GateConfig().features.max_distance
+
+
+def all_red(good: list[Case]) -> Case:
+    """No defect of a woven fabric looks like that."""
+    red = np.zeros((*SIZE, 3), np.uint8)
+    red[..., 0] = 255
+    return replace(good[-1], image=red, foreground=np.ones(SIZE, bool))
 
 
 def test_renderers_that_copy_by_design_are_exempt_from_the_rule_on_copies(gate, good, real):

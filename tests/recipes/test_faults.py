@@ -6,19 +6,18 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from fastsynth.data.manifest import dump_line
+from fastsynth.data.store import read_manifest
 from fastsynth.locks import Lock
 
 STOPPED = "fastsynth: stopped; run the same command again to continue"
-JUMPS = """
-import itertools, random, time
-true, jumps = time.time, random.Random(0)
-time.time = lambda: true() + jumps.uniform(-1e6, 1e6)
-fastsynth.cli.main()
-"""
+LONG_AGO, FAR_AHEAD = 1e8, 4e9
+"""1973 and 2096, in seconds."""
 
 
 def with_settings(*settings: str) -> list[str]:
@@ -99,30 +98,88 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(whole_run
     assert (copied_run.folder / weights).read_bytes() == wanted
 
 
-def test_a_clock_that_jumps_changes_nothing(whole_run, copied_run, cli, contents):
-    shutil.rmtree(copied_run.store)
-    for path in copied_run.folder.rglob("*"):
-        os.utime(path, (4e9, 4e9))  # in the year 2096
-    answer = cli("generate", copied_run.config, program=JUMPS)
+def jump(paths: Iterable[Path]) -> None:
+    """Date the files as if the clock had jumped ahead while the first were written, and back again later."""
+    ordered = sorted(path for path in paths if path.is_file())
+    for number, path in enumerate(ordered):
+        date = FAR_AHEAD if number < len(ordered) / 2 else LONG_AGO
+        os.utime(path, (date, date))
+
+
+def test_dates_of_a_clock_that_jumped_leave_the_store_as_it_is(whole_run, copied_run, cli, contents):
+    """A part of it is there; the lines and files made first are the youngest ones."""
+    manifest = copied_run.store / "manifest.jsonl"
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines[:6]))
+    jump(copied_run.folder.rglob("*"))
+    answer = cli("generate", copied_run.config)
     assert answer.code == 0, answer.err
     assert contents(copied_run.store) == contents(whole_run.store)
-    seconds = [json.loads(line)["seconds"] for line in (copied_run.folder / "log.jsonl").read_text().splitlines()[-1:]]
-    assert 0 < seconds[0] < 60
+
+
+def test_dates_of_a_clock_that_jumped_do_not_choose_the_checkpoint(cli, write_config, shared_tree, tmp_path):
+    """Of a stopped training the older checkpoint is dated later: the one of more steps is gone on from, and alone."""
+    steps = with_settings("renderer.training.max_train_steps=6", "renderer.training.save_every=2")
+    config = write_config(tmp_path, shared_tree)
+    assert cli("train", config, *steps).code == 0
+    run = tmp_path / "run"
+    weights = run / "model/unet/diffusion_pytorch_model.safetensors"
+    wanted = weights.read_bytes()
+    shutil.rmtree(run / "model")
+    older, newer = sorted((run / "checkpoints").iterdir())
+    for path, date in ((older, FAR_AHEAD), (newer, LONG_AGO)):
+        for each in (*path.iterdir(), path):
+            os.utime(each, (date, date))
+    before = len((run / "log.jsonl").read_text().splitlines())
+    answer = cli("train", config, *steps)
+    assert (answer.code, answer.err.count("damaged")) == (0, 0), answer.err
+    assert weights.read_bytes() == wanted
+    logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()[before:]]
+    assert [line["step"] for line in logged if "step" in line] == []  # all six were done: nothing is trained twice
+
+
+def test_sigterm_ends_an_export_without_a_trace_and_the_same_command_makes_it(copied_run, cli, tmp_path, contents):
+    lines = list(read_manifest(copied_run.store))
+    many = (dump_line(lines[number % len(lines)] | {"id": f"{number:06d}"}) for number in range(2000))
+    (copied_run.store / "manifest.jsonl").write_bytes(b"".join(many))
+    arguments = ("data", "export", copied_run.store, "--format", "coco-polygons", "--output")
+    begun = lambda: (tmp_path / ".tmp-out" / "images" / "000050.png").is_file()  # noqa: E731
+    answer = cli.stop_when(begun, *arguments, tmp_path / "out", by=signal.SIGTERM)
+    assert (answer.code, answer.complaint) == (130, STOPPED)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".tmp-out").exists()
+    for name in ("out", "straight"):
+        assert cli(*arguments, tmp_path / name).code == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "straight")
 
 
 def test_a_worker_that_dies_is_one_clear_line_and_the_same_command_goes_on(cli, write_config, shared_tree, tmp_path):
-    config = write_config(tmp_path, shared_tree)
-    long = with_settings("segment.iterations=100000", "segment.validate_every=100000", "segment.num_workers=1")
-    process = cli.start("segment", "train", config, *long)
+    steps = with_settings("segment.iterations=60", "segment.validate_every=20", "segment.num_workers=1")
+    found = []
+    for name in ("straight", "dying"):
+        (tmp_path / name).mkdir()
+        command = ("segment", "train", write_config(tmp_path / name, shared_tree), *steps)
+        if name == "dying":
+            answer = die_at_work(cli, *command)
+            assert answer.code == 1
+            assert "Lower segment.num_workers if memory is short; the same command continues" in answer.complaint
+        assert cli(*command).code == 0
+        folder = tmp_path / name / "run" / "segment" / "real" / "seed-0"
+        files = ("segmenter/model.safetensors", "scores.npz")
+        found.append([(folder / file).read_bytes() for file in files])
+    assert found[0] == found[1]
+
+
+def die_at_work(cli, *command: object):
+    """The answer of a command whose first worker is killed as soon as it is there."""
+    process = cli.start(*command)
     children = Path(f"/proc/{process}/task/{process}/children")
     deadline = time.monotonic() + 50
     while not (workers := children.read_text().split()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(int(workers[0]), signal.SIGKILL)
-    answer = cli.wait()
-    assert answer.code == 1
-    assert "Lower segment.num_workers if memory is short; the same command continues" in answer.complaint
+    return cli.wait()
 
 
 @pytest.fixture
