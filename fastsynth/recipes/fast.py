@@ -20,7 +20,7 @@ from fastsynth.files import sha256_json, write_json
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.parallel import main_first, wait_for_all
 from fastsynth.processes import process_index
-from fastsynth.recipes.trained import made_from, verify_trained, write_trained
+from fastsynth.recipes.trained import made_from, write_trained
 from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
 
@@ -55,7 +55,6 @@ def train(run: Run, settings: FASTConfig) -> None:
 def load(run: Run, settings: FASTConfig) -> FASTRenderer:
     """The trained renderer, with the settings of sampling as they are now."""
     disable_progress_bar()  # of loading: it is over before it can be read
-    verify_trained(run.model_folder)
     return FASTRenderer(
         _load_pipeline(run, settings),
         ExemplarBank(run.exemplars("train")),

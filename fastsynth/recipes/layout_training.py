@@ -15,7 +15,7 @@ from fastsynth.layouts.masks import RealMask, split_parts
 from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_index
 from fastsynth.recipes.fast import device_of
-from fastsynth.recipes.trained import made_from, verify_trained, write_trained
+from fastsynth.recipes.trained import made_from, write_trained
 from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.types import ReferenceStyle
@@ -66,7 +66,6 @@ def train(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> None:
 def load(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> LayoutRenderer:
     """The trained renderer."""
     disable_progress_bar()
-    verify_trained(run.model_folder)
     model = LayoutModel.from_pretrained(run.model_folder, device=device_of(run))
     return LayoutRenderer(
         model,

@@ -31,7 +31,7 @@ from fastsynth.quality.audit import AuditReport, audit
 from fastsynth.recipes import fast, layout_training
 from fastsynth.recipes.filtering import Filling, all_drawn, gate_settings, open_gate
 from fastsynth.recipes.layouts import draw_layouts
-from fastsynth.recipes.trained import TRAINED
+from fastsynth.recipes.trained import TRAINED, verify_trained
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.stopping import gentle_stop
@@ -95,9 +95,12 @@ def _random_normal(run: Run, category: str, rng: np.random.Generator) -> np.ndar
 
 
 def _require_trained(run: Run) -> None:
-    learns = isinstance(run.config.renderer, FASTConfig | CRNConfig | Pix2PixHDConfig)
-    if learns and not (run.model_folder / TRAINED).is_file():
+    """Raises FileNotFoundError without a model, ValueError for one that is not as it was saved."""
+    if not isinstance(run.config.renderer, FASTConfig | CRNConfig | Pix2PixHDConfig):
+        return
+    if not (run.model_folder / TRAINED).is_file():
         raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
+    verify_trained(run.model_folder)
 
 
 def generate(run: Run, *, renderer: Renderer | None = None, shard: Shard | None = None) -> Path:
@@ -107,7 +110,7 @@ def generate(run: Run, *, renderer: Renderer | None = None, shard: Shard | None 
     them. Processes that were launched together are shards of their own accord, and return when all is merged.
     """
     if renderer is None:
-        _require_trained(run)  # or the store would be claimed for a model that does not exist yet
+        _require_trained(run)  # or the store would be claimed for a model that does not exist yet, or a damaged one
     launched = shard is None and process_count() > 1
     if launched:
         shard = Shard(process_index() + 1, process_count())
