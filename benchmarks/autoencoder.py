@@ -33,7 +33,7 @@ from fastsynth.files import sha256_bytes, sha256_json
 from fastsynth.layouts.crop import ValueRange, crop_around, cut, to_model
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.image_metrics import KID_NAME, defect_crops, kid, kid_of_halves, trunk_features
-from fastsynth.recipes.rendering import draw_layouts
+from fastsynth.recipes.layouts import draw_layouts
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet

@@ -34,6 +34,7 @@ from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.files import write_json
 from fastsynth.quality.gate import Gate
 from fastsynth.recipes import fast, rendering
+from fastsynth.recipes.trained import TRAINED
 from fastsynth.recipes.whole import make_demo_data
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.run_config import RunConfig
@@ -106,7 +107,7 @@ def open_run(folder: Path, count: int, overrides: list[str]) -> Run:
     pipeline = fast._new_pipeline(run, config.renderer)
     pipeline.save_pretrained(run.model_folder)
     write_json(run.model_folder / TRAINED_FROM, run.training_settings())
-    write_json(run.model_folder / fast.TRAINED, {"steps": 0})
+    write_json(run.model_folder / TRAINED, {"steps": 0})
     assert run.split  # made now, not in the measured time
     return run
 

@@ -52,7 +52,8 @@ from fastsynth.quality.image_metrics import (
 )
 from fastsynth.recipes import fast
 from fastsynth.recipes.judging import planned_arms, train_arm
-from fastsynth.recipes.rendering import UNIT, draw_layouts, generate
+from fastsynth.recipes.layouts import draw_layouts
+from fastsynth.recipes.rendering import UNIT, generate
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.types import Layout, Sample, sample_seed

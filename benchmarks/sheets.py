@@ -14,7 +14,8 @@ from record import RESULTS
 from fastsynth.config import load_config
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.layouts.severity import with_severity
-from fastsynth.recipes.rendering import draw_layouts, load_renderer
+from fastsynth.recipes.layouts import draw_layouts
+from fastsynth.recipes.rendering import load_renderer
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet

@@ -1,6 +1,6 @@
 """Checkpoints of a training loop: each appears only when it is whole, the last two are kept, a damaged one is skipped.
 
-    checkpoints/checkpoint-<step>/   weights, optimisers, schedules, averages, and checksums.json over all of it
+    checkpoints/checkpoint-<step>/   weights, optimisers, schedules, averages, made_from.json, and checksums.json
 
 With several processes the main one writes. What is written does not depend on how many there are, so a training may
 go on with another number of them.
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fastsynth.files import read_json, sha256_file, write_json
@@ -21,18 +22,25 @@ from fastsynth.stopping import Stop
 KEPT = 2
 """The newest, and one to fall back to."""
 CHECKSUMS = "checksums.json"
+"""Hash of every other file."""
+MADE_FROM = "made_from.json"
+"""Hash of what the training is made from: no other training goes on from it."""
 WRAPPER = "module."
 """What a wrapper for several processes puts before every name."""
 
 
-def save_checkpoint(accelerator: Accelerator, output: Path, *, step: int) -> None:
-    """Write checkpoints/checkpoint-<step> below `output`, and remove all but the last two."""
+def save_checkpoint(accelerator: Accelerator, output: Path, *, step: int, made_from: str = "") -> None:
+    """Write checkpoints/checkpoint-<step> below `output`, and remove all but the last two.
+
+    made_from: hash of the settings and data of the training. Raises OSError when the disk is full.
+    """
     if accelerator.is_main_process:
         final = output / "checkpoints" / f"checkpoint-{step}"
         unfinished = output / "checkpoints" / ".unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        with _unwrapped(accelerator):
+        with _unwrapped(accelerator), disk_errors(output):
             accelerator.save_state(str(unfinished))
+        write_json(unfinished / MADE_FROM, {"sha256": made_from})
         write_json(unfinished / CHECKSUMS, _checksums(unfinished))
         shutil.rmtree(final, ignore_errors=True)  # of an earlier sitting, damaged or about to be the same
         unfinished.rename(final)
@@ -41,16 +49,17 @@ def save_checkpoint(accelerator: Accelerator, output: Path, *, step: int) -> Non
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, output: Path) -> None:
+def load_checkpoint(accelerator: Accelerator, output: Path, *, made_from: str = "") -> None:
     """Continue from the last whole checkpoint below `output`; without one everything stays as it is.
 
-    Warns of damaged ones.
+    Warns of damaged ones. Raises ValueError when it was saved with another `made_from`.
     """
     for path in reversed(_checkpoints(output)):
         if damaged := _damaged_file(path):
             if accelerator.is_main_process:
                 warnings.warn(f"{damaged} is damaged; going on from the checkpoint before", stacklevel=2)
             continue
+        _refuse_other(path, made_from)
         with _unwrapped(accelerator):
             accelerator.load_state(str(path))
         return
@@ -63,6 +72,17 @@ def asked_to_stop(accelerator: Accelerator, stop: Stop) -> bool:
     if stop.requested:
         accelerator.set_trigger()
     return bool(accelerator.check_trigger())
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Weights are written by native code, which reports a full disk in its own ways; inside, it is an OSError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
 
 
 @contextmanager
@@ -89,6 +109,15 @@ def _checkpoints(output: Path) -> list[Path]:
     """Oldest first."""
     found = (output / "checkpoints").glob("checkpoint-*")
     return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def _refuse_other(path: Path, made_from: str) -> None:
+    """Checkpoints of older versions do not say what they were made from."""
+    if (path / MADE_FROM).is_file() and read_json(path / MADE_FROM)["sha256"] != made_from:
+        raise ValueError(
+            f"{path} is of a training with other settings or images; choose another output, or delete {path.parent} "
+            "to train from the start"
+        )
 
 
 def _checksums(folder: Path) -> dict[str, str]:

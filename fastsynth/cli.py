@@ -130,7 +130,7 @@ def masks(
 ) -> None:
     """Draw layouts as a contact sheet: a dry run in seconds, before any training."""
     opened = open_run(config, overrides, seed, None)
-    from fastsynth.recipes.rendering import draw_masks
+    from fastsynth.recipes.layouts import draw_masks
 
     typer.echo(draw_masks(opened, count=count, path=output or opened.folder / "sheets" / "layouts.png"))
 
@@ -148,8 +148,10 @@ def train(
     if dry_run:
         _describe(opened)
         return
+    from fastsynth.recipes.layouts import require_sound_data
     from fastsynth.recipes.rendering import train_renderer
 
+    require_sound_data(opened)
     typer.echo(train_renderer(opened))
 
 

@@ -16,13 +16,18 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours
 
 
 @data_app.command("check")
-def data_check(root: Annotated[Path, typer.Argument(help="Folder of the data set.")], as_json: AsJson = False) -> None:
+def data_check(
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    split: Annotated[Path | None, typer.Option(help="split.json of a run, to look whether the data still fit.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Name every problem of a data set by its path; exits with 3 if there is any."""
     from fastsynth.data.check import check_dataset
     from fastsynth.data.datasets import open_dataset
+    from fastsynth.data.split import Split
 
     dataset = open_dataset(root)
-    problems = check_dataset(dataset)
+    problems = check_dataset(dataset, None if split is None else Split.read(split))
     summary = f"{len(dataset.normals)} normal and {len(dataset.defects)} defect images, {len(problems)} problems"
     lines = [f"{problem.path}: {problem.message}" for problem in problems]
     print_result([vars(problem) for problem in problems], "\n".join([*lines, summary]), as_json)
@@ -34,7 +39,8 @@ def data_check(root: Annotated[Path, typer.Argument(help="Folder of the data set
 def data_split(config: ConfigPath, overrides: Overrides = [], seed: Seed = None) -> None:  # noqa: B006
     """Make split.json in the run folder, once: a third of every defect type to learn from, the rest to judge on."""
     opened = open_run(config, overrides, seed, None)
-    typer.echo(f"{opened.folder / 'split.json'}: {counts(opened.split)}")
+    made = "made earlier, for another one choose another output; " if opened.split_path.is_file() else ""
+    typer.echo(f"{opened.split_path}: {made}{counts(opened.split)}")
 
 
 @data_app.command("export")

@@ -31,7 +31,11 @@ Log = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """decay_share: last share of the steps in which the learning rates fall to 0. The rest as in `TrainingConfig`."""
+    """The rest as in `TrainingConfig`.
+
+    decay_share: last share of the steps in which the learning rates fall to 0. made_from: hash of settings and data;
+    what another training left is refused.
+    """
 
     batch_size: int
     gradient_accumulation_steps: int
@@ -41,6 +45,7 @@ class LoopSettings:
     sample_every: int
     seed: int
     device: str
+    made_from: str = ""
 
 
 class Task(ABC):
@@ -111,7 +116,7 @@ def fit(
     ema, progress = EMAModel(drawer.parameters(), decay=settings.ema_decay), Progress()
     ema.to(accelerator.device)
     accelerator.register_for_checkpointing(ema, progress, *task.states)
-    load_checkpoint(accelerator, output)
+    load_checkpoint(accelerator, output, made_from=settings.made_from)
 
     hidden = not accelerator.is_main_process
     with (
@@ -137,7 +142,7 @@ def fit(
                     show(progress.step, task)
             stopped = asked_to_stop(accelerator, stop)
             if stopped or progress.step % settings.save_every == 0 or last:
-                save_checkpoint(accelerator, output, step=progress.step)
+                save_checkpoint(accelerator, output, step=progress.step, made_from=settings.made_from)
             if stopped:
                 raise KeyboardInterrupt
     ema.copy_to(drawer.parameters())

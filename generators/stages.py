@@ -50,7 +50,16 @@ class Stages:
         return self.output / f"stage-{stage + 1}"
 
     def finished(self, stage: int) -> bool:
-        return (self.folder(stage) / FINISHED).is_file()
+        """Raises ValueError when the stage is another training's; those of older versions do not say whose they are."""
+        path = self.folder(stage) / FINISHED
+        if not path.is_file():
+            return False
+        if read_json(path).get("made_from", self.settings.made_from) != self.settings.made_from:
+            raise ValueError(
+                f"{path.parent} is of a training with other settings or images; choose another output, or delete "
+                f"{self.output} to train from the start"
+            )
+        return True
 
     def seed(self, stage: int) -> int:
         return sample_seed(self.settings.seed, stage)
@@ -82,7 +91,7 @@ class Stages:
         for name, network in networks.items():
             network.save_pretrained(self.folder(stage) / name)
         numbers = {"seconds": self.seconds, "layer_weights": task.weights.weights.tolist()}
-        write_json(self.folder(stage) / FINISHED, numbers)
+        write_json(self.folder(stage) / FINISHED, {**numbers, "made_from": self.settings.made_from})
 
     def recall(self, stage: int) -> list[float]:
         """λ of a finished stage; its seconds count."""

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fastsynth.augment import A, build_augmentation
-from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
+from fastsynth.checkpoints import asked_to_stop, disk_errors, load_checkpoint, save_checkpoint
 from fastsynth.config import config_sha256
 from fastsynth.files import read_json, sha256_json, write_json
 from fastsynth.locks import lock_for_all
@@ -130,7 +130,7 @@ def train_segmenter(
         ema = EMAModel(model.parameters(), decay=config.ema_decay)
         progress = Progress()
         accelerator.register_for_checkpointing(ema, progress)
-        load_checkpoint(accelerator, folder)
+        load_checkpoint(accelerator, folder, made_from=fingerprint)
 
         loader = _crop_loader(
             items,
@@ -170,7 +170,7 @@ def train_segmenter(
             if judged or stopped:
                 progress.seconds += time.perf_counter() - started
                 started = time.perf_counter()
-                save_checkpoint(accelerator, folder, step=progress.iteration)
+                save_checkpoint(accelerator, folder, step=progress.iteration, made_from=fingerprint)
             if stopped:
                 raise KeyboardInterrupt
             if judged and config.patience is not None and progress.stale() >= config.patience:
@@ -298,7 +298,8 @@ def _check(folder: Path, found: str, wanted: str) -> None:
 
 def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augmentation: A.Compose) -> None:
     model.load_state_dict(progress.kept_weights)
-    save_segmenter(model, folder / "segmenter", threshold=progress.kept["threshold"], augmentation=augmentation)
+    with disk_errors(folder):
+        save_segmenter(model, folder / "segmenter", threshold=progress.kept["threshold"], augmentation=augmentation)
     result = {
         "threshold": progress.kept["threshold"],
         "val_miou": progress.kept["val_miou"],

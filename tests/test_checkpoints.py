@@ -68,6 +68,16 @@ def test_when_all_are_damaged_the_training_starts_over(tmp_path):
         assert loop.loaded(tmp_path) == before
 
 
+def test_a_checkpoint_of_another_training_is_refused_and_named(tmp_path):
+    save_checkpoint(Loop().accelerator, tmp_path, step=3, made_from="a")
+    load_checkpoint(Loop().accelerator, tmp_path, made_from="a")
+    with pytest.raises(ValueError, match=r"checkpoint-3 is of a training with other settings or images; .* delete"):
+        load_checkpoint(Loop().accelerator, tmp_path, made_from="b")
+    (tmp_path / "checkpoints" / "checkpoint-3" / "made_from.json").write_text("{}")
+    with pytest.warns(UserWarning, match=r"made_from.json is damaged"):
+        load_checkpoint(Loop().accelerator, tmp_path, made_from="b")
+
+
 def test_a_checkpoint_of_several_processes_has_the_names_of_one(tmp_path):
     """What wraps a model for several processes puts `module.` before every name."""
     from safetensors.torch import load_file

@@ -17,7 +17,7 @@ from fastsynth.images import read_image, read_mask
 
 MIN_SIDE = 16
 """Smaller pictures hold nothing to learn from, in pixels."""
-HARMLESS = frozenset({"mask_without_image", "unused_groups"})
+HARMLESS = frozenset({"mask_without_image", "unused_groups", "duplicate_in_tree"})
 """Kinds of problems that leave every image usable."""
 
 
@@ -39,6 +39,8 @@ class Problem:
         "not_binary",
         "empty_mask",
         "unused_groups",
+        "too_few",
+        "duplicate_in_tree",
         "stale_split",
         "duplicate_across_parts",
     ]
@@ -53,7 +55,8 @@ class Problem:
 def check_dataset(dataset: DataSet, split: Split | None = None) -> list[Problem]:
     """Decode every image and mask and list what is wrong, sorted by path; empty when all is well.
 
-    With a split also: images it does not know, images that changed since, same bytes in different parts.
+    With a split also: images it does not know, images that changed since, same bytes in different parts; without
+    one, same bytes in the tree's own train and test folders.
     """
     problems = [
         Problem(mask, "mask_without_image", "no image has this name; rename it to <image name>_mask, or delete it")
@@ -62,9 +65,8 @@ def check_dataset(dataset: DataSet, split: Split | None = None) -> list[Problem]
     with ThreadPoolExecutor() as threads:
         for found in threads.map(lambda record: list(_check_record(dataset.root, record)), dataset.records):
             problems += found
-    problems += _check_groups(dataset)
-    if split is not None:
-        problems += _check_split(dataset, split)
+    problems += [*_check_groups(dataset), *_check_counts(dataset)]
+    problems += _check_tree(dataset) if split is None else _check_split(dataset, split)
     return sorted(problems, key=lambda problem: (problem.path, problem.kind))
 
 
@@ -125,6 +127,27 @@ def _check_groups(dataset: DataSet) -> Iterator[Problem]:
         )
 
 
+def _check_counts(dataset: DataSet) -> Iterator[Problem]:
+    kinds: dict[tuple[str, str | None], list[str]] = {}
+    for record in dataset.defects:
+        kinds.setdefault((record.category, record.defect), []).append(record.image)
+    for (_, defect), images in kinds.items():
+        if len(images) == 1:
+            message = "at least 2 are needed, one to learn from, one to judge on; add images or remove it"
+            yield Problem(images[0], "too_few", f"the only image of {defect}: {message}")
+
+
+def _check_tree(dataset: DataSet) -> Iterator[Problem]:
+    """Splitting makes a test image of both, so nothing leaks."""
+    first: dict[str, Record] = {}
+    for record in dataset.records:
+        other = first.setdefault(sha256_file(dataset.root / record.image), record)
+        if other.part != record.part:
+            yield Problem(
+                record.image, "duplicate_in_tree", f"the same picture as {other.image}; remove one of the two"
+            )
+
+
 def _check_split(dataset: DataSet, split: Split) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for record in dataset.records:
@@ -140,7 +163,8 @@ def _check_split(dataset: DataSet, split: Split) -> Iterator[Problem]:
             yield Problem(
                 image,
                 "duplicate_across_parts",
-                f"in {split.part_of(image)}, but the same picture as {other} in {split.part_of(other)}; split again",
+                f"in {split.part_of(image)}, but the same picture as {other} in {split.part_of(other)}; "
+                "remove one, and make a new split in a new run",
             )
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.autoencoder import DOWNSAMPLING, CompactAutoencoder
+from fastsynth.files import read_json
 
 BUNDLED_AUTOENCODER = Path(__file__).parent.parent / "weights" / "autoencoder"
 MASK_CHANNELS = DOWNSAMPLING**2
@@ -24,11 +25,14 @@ MASK_CHANNELS = DOWNSAMPLING**2
 def load_autoencoder(folder: Path | None) -> CompactAutoencoder:
     """The autoencoder saved in `folder`, or the one that ships; frozen, float32, ready to use.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if there is none, ValueError if it is another kind of model.
     """
     folder = BUNDLED_AUTOENCODER if folder is None else folder
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: no saved autoencoder (config.json is missing); check base.autoencoder")
+    kind = read_json(folder / "config.json").get("_class_name")
+    if kind != CompactAutoencoder.__name__:
+        raise ValueError(f"{folder} holds a {kind}, wanted a {CompactAutoencoder.__name__}; check base.autoencoder")
     autoencoder = CompactAutoencoder.from_pretrained(folder, dtype=torch.float32)
     return autoencoder.eval().requires_grad_(False)
 

@@ -139,6 +139,7 @@ def train_fast(
     *,
     output: Path,
     seed: int,
+    made_from: str = "",
     max_train_steps: int,
     batch_size: int,
     learning_rate: float,
@@ -162,6 +163,8 @@ def train_fast(
     its masks, judged every `save_every` steps; `patience` judgements without a better one end the training.
     `log` gets step and losses every 10 steps, and the held-out loss at every judgement. Asked to stop, it finishes
     the step, saves it and raises KeyboardInterrupt. Several processes share each batch; the weights are the same.
+
+    made_from: hash of settings and data; a checkpoint of a training with another one is refused with a ValueError.
     """
     if setup.mixed_precision is not None:
         _forget_precision()
@@ -178,7 +181,7 @@ def train_fast(
     ema.to(accelerator.device)
     progress, judge = Progress(), HeldOutJudge()
     accelerator.register_for_checkpointing(ema, progress, *([judge] if held_out else []))
-    load_checkpoint(accelerator, output)
+    load_checkpoint(accelerator, output, made_from=made_from)
 
     scheduler = pipeline.scheduler
     weigh = partial(
@@ -214,7 +217,7 @@ def train_fast(
                 log({"step": progress.step, "held_out": judged})
             stopped = asked_to_stop(accelerator, stop)
             if stopped or progress.step % save_every == 0:
-                save_checkpoint(accelerator, output, step=progress.step)
+                save_checkpoint(accelerator, output, step=progress.step, made_from=made_from)
             if stopped:
                 raise KeyboardInterrupt
     ema.copy_to(trained_parameters(parts))

@@ -15,9 +15,9 @@ from fastsynth.environment import environment
 from fastsynth.files import read_json, sha256_json, write_json
 from fastsynth.images import read_image
 from fastsynth.recipes.evaluating import QUALITY_FILE, evaluate
-from fastsynth.recipes.fast import TRAINED
 from fastsynth.recipes.judging import planned_arms, real_segmenter, train_arm
 from fastsynth.recipes.rendering import generate, train_renderer
+from fastsynth.recipes.trained import TRAINED
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.run_config import RunConfig
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet

@@ -1,15 +1,12 @@
 """FAST in a run's folder: train it on the training third, or load what was trained."""
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils.logging import disable_progress_bar
-from safetensors import SafetensorError
 
+from fastsynth.checkpoints import disk_errors
 from fastsynth.diffusion.base import build_scheduler
 from fastsynth.diffusion.building import new_pipeline
 from fastsynth.diffusion.config import FASTConfig
@@ -23,10 +20,9 @@ from fastsynth.files import sha256_json, write_json
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.parallel import main_first, wait_for_all
 from fastsynth.processes import process_index
+from fastsynth.recipes.trained import made_from, write_trained
 from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
-
-TRAINED = "training.json"
 
 
 def train(run: Run, settings: FASTConfig) -> None:
@@ -44,6 +40,7 @@ def train(run: Run, settings: FASTConfig) -> None:
             held_out=views.get("held_out"),
             output=run.folder,
             seed=run.config.seed,
+            made_from=made_from(run),
             log=lambda values: run.log({"stage": "train", **values}),
             **settings.training.model_dump(exclude={"defect_crops", "normal_crops"}),
             setup=_training_setup(run, settings, pipeline),
@@ -51,7 +48,7 @@ def train(run: Run, settings: FASTConfig) -> None:
         if process_index() == 0:
             pipeline.save_pretrained(run.model_folder)
             summary = {"steps": result.steps, "held_out_loss": result.held_out_loss}
-            write_json(run.model_folder / TRAINED, {**summary, "minutes": round(result.seconds / 60, 2)})
+            write_trained(run.model_folder, {**summary, "minutes": round(result.seconds / 60, 2)})
         wait_for_all(cpu=cpu)
 
 
@@ -96,17 +93,6 @@ def _pretrained() -> Any:
     from fastsynth.recipes import pretrained
 
     return pretrained
-
-
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Weights are written by native code, which reports a full disk in its own ways."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
 
 
 def _encoded_views(run: Run, settings: FASTConfig, pipeline: FASTPipeline) -> dict[str, EncodedViews]:

@@ -9,11 +9,13 @@ import numpy as np
 from diffusers.utils.logging import disable_progress_bar
 from tqdm import tqdm
 
+from fastsynth.checkpoints import disk_errors
 from fastsynth.files import write_json
 from fastsynth.layouts.masks import RealMask, split_parts
 from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_index
-from fastsynth.recipes.fast import TRAINED, device_of, disk_errors
+from fastsynth.recipes.fast import device_of
+from fastsynth.recipes.trained import made_from, write_trained
 from fastsynth.recipes.views import training_views
 from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.types import ReferenceStyle
@@ -50,13 +52,14 @@ def train(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> None:
             crop_source(run, settings),
             output=run.folder / "checkpoints",
             seed=run.config.seed,
+            made_from=made_from(run),
             device=device.type,
             log=lambda values: run.log({"stage": "train", **values}),
         )
         if process_index() == 0:
             model.save_pretrained(run.model_folder)
             summary = {"steps": settings.training.max_train_steps, "minutes": round(seconds / 60, 2)}
-            write_json(run.model_folder / TRAINED, summary)
+            write_trained(run.model_folder, summary)
         wait_for_all(cpu=device.type == "cpu")
 
 
@@ -123,18 +126,22 @@ def train_layout_model(
     *,
     output: Path,
     seed: int,
+    made_from: str,
     device: str,
     log: Log,
     ignore: int | None = None,
     warp_amplitude: float = 0.0,
 ) -> tuple[LayoutModel, float]:
-    """Train, or go on with it, below `output`; the model, and the seconds that its training took."""
+    """Train, or go on with it, below `output`; the model, and the seconds that its training took.
+
+    made_from: hash of settings and data; raises ValueError when what is below `output` was made from others.
+    """
     training = settings.training
     stages = Stages(
         source,
         output=output,
         steps=training.stage_steps,
-        settings=LoopSettings(**training.model_dump(include=LOOP_KEYS), seed=seed, device=device),
+        settings=LoopSettings(**training.model_dump(include=LOOP_KEYS), seed=seed, device=device, made_from=made_from),
         fills_holes=isinstance(source, CropSource),
         ignore=ignore,
         log=log,

@@ -8,10 +8,10 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from fastsynth.config import dump_config, load_config
-from fastsynth.files import atomic_write, write_json
+from fastsynth.files import atomic_write, sha256_json, write_json
 from fastsynth.images import encode_png, read_image
-from fastsynth.recipes.fast import TRAINED
 from fastsynth.recipes.layout_training import train_layout_model
+from fastsynth.recipes.trained import TRAINED
 from fastsynth.sheets import save_sheet
 from fastsynth.types import sample_seed
 from generators.batches import Batch
@@ -23,6 +23,8 @@ from generators.sample_sheet import pixels, sample_sheet
 
 LOOKS = 3
 """Pictures per layout on a sheet."""
+FREE = {"output", "device"}
+"""Settings on which the weights do not depend."""
 
 
 def train_photos(config: PhotoConfig) -> Path:
@@ -39,6 +41,7 @@ def train_photos(config: PhotoConfig) -> Path:
             source,
             output=output / "checkpoints",
             seed=config.seed,
+            made_from=sha256_json(config.model_dump(mode="json", exclude=FREE)),
             device=_device_type(config.device),
             log=lambda values: _append(output / "log.jsonl", values),
             ignore=Palette.ignore_id,
@@ -134,10 +137,10 @@ def import_pix2pixhd(
 
 def _claim(config: PhotoConfig) -> None:
     """Write config.yaml, or refuse a folder whose model was begun with other settings."""
-    path, free = config.output / "config.yaml", {"output", "device"}
+    path = config.output / "config.yaml"
     if path.is_file():
         stored = load_config(PhotoConfig, path)
-        if stored.model_dump(exclude=free) != config.model_dump(exclude=free):
+        if stored.model_dump(exclude=FREE) != config.model_dump(exclude=FREE):
             raise ValueError(
                 f"{config.output} is trained with the settings of its config.yaml, this configuration has others; "
                 "choose another output, or delete the folder to train again"

@@ -1,10 +1,10 @@
-"""From data to a store: train the renderer, draw layouts, render, check. Every function works in a run's folder.
+"""From layouts to a store: train the renderer, render, check. Every function works in a run's folder.
 
 Each is resumable: called again it continues where it was stopped, or returns what is finished.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -15,7 +15,6 @@ import numpy as np
 from tqdm import tqdm
 
 from fastsynth import __version__
-from fastsynth.data.check import Problem, check_dataset
 from fastsynth.data.datasets import Record
 from fastsynth.data.export.folder import inside
 from fastsynth.data.manifest import Line, Shard
@@ -31,12 +30,13 @@ from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_count, process_index
 from fastsynth.quality.audit import AuditReport, audit
 from fastsynth.recipes import fast, layout_training
-from fastsynth.recipes.fast import TRAINED
 from fastsynth.recipes.filtering import Filling, all_drawn, gate_settings, open_gate
+from fastsynth.recipes.layouts import draw_layouts
+from fastsynth.recipes.trained import TRAINED, verify_trained
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.stopping import gentle_stop
-from fastsynth.types import Layout, Renderer, Sample, sample_seed
+from fastsynth.types import Renderer, Sample, sample_seed
 from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
 from generators.layout_config import CRNConfig, Pix2PixHDConfig
 from generators.reference import ReferenceRenderer, copy_paste, cutpaste, draem, nsa
@@ -48,11 +48,6 @@ what is missing of a unit is made by computing the whole unit again."""
 UNIT_PIXELS = 2**27
 """Pixels of all pictures of a unit: of very large ones fewer are computed together, or they would not fit in memory."""
 GENERATION = "generation.json"
-
-
-def check_data(run: Run) -> list[Problem]:
-    """Every problem of the data set, by path; empty when all is well."""
-    return check_dataset(run.dataset, run.split)
 
 
 def train_renderer(run: Run) -> Path:
@@ -101,32 +96,12 @@ def _random_normal(run: Run, category: str, rng: np.random.Generator) -> np.ndar
 
 
 def _require_trained(run: Run) -> None:
-    learns = isinstance(run.config.renderer, FASTConfig | CRNConfig | Pix2PixHDConfig)
-    if learns and not (run.model_folder / TRAINED).is_file():
+    """Raises FileNotFoundError without a model, ValueError for one that is not as it was saved."""
+    if not isinstance(run.config.renderer, FASTConfig | CRNConfig | Pix2PixHDConfig):
+        return
+    if not (run.model_folder / TRAINED).is_file():
         raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
-
-
-def draw_layouts(run: Run, ids: Sequence[int], *, attempt: int = 0) -> Iterator[Layout]:
-    """The layouts of the given samples; each depends on the run's seed, its own id and the attempt alone."""
-    samplers, normals = run.layout_samplers, run.training_normals
-    pairs = run.defect_pairs
-    for sample_id in ids:
-        category, defect = pairs[sample_id % len(pairs)]
-        rng = np.random.default_rng((run.config.seed, sample_id, *([attempt] if attempt else [])))
-        backgrounds = [record for record in normals if record.category == category]
-        background = backgrounds[rng.integers(len(backgrounds))]
-        image = read_image(run.path(background.image))
-        yield samplers[category].draw(image, background.image, category, defect, rng)
-
-
-def draw_masks(run: Run, *, count: int, path: Path) -> Path:
-    """A contact sheet of layouts, before any training: the normal images with the outlines of what would be drawn."""
-    rows: dict[str, list[np.ndarray]] = {}
-    for layout in draw_layouts(run, range(count)):
-        tile = defect_tile(layout.background, layout.foreground, size=160, context=3.0, outline=True)
-        rows.setdefault(f"{layout.category}, {layout.defect}", []).append(tile)
-    save_sheet(path, contact_sheet(list(rows.values()), row_labels=list(rows), tile=160))
-    return path
+    verify_trained(run.model_folder)
 
 
 def generate(run: Run, *, renderer: Renderer | None = None, shard: Shard | None = None) -> Path:
@@ -136,7 +111,7 @@ def generate(run: Run, *, renderer: Renderer | None = None, shard: Shard | None 
     them. Processes that were launched together are shards of their own accord, and return when all is merged.
     """
     if renderer is None:
-        _require_trained(run)  # or the store would be claimed for a model that does not exist yet
+        _require_trained(run)  # or the store would be claimed for a model that does not exist yet, or a damaged one
     launched = shard is None and process_count() > 1
     if launched:
         shard = Shard(process_index() + 1, process_count())

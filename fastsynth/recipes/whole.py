@@ -8,7 +8,8 @@ from fastsynth.data.demo import make_demo
 from fastsynth.errors import CheckFailedError
 from fastsynth.recipes.evaluating import evaluate
 from fastsynth.recipes.judging import compare
-from fastsynth.recipes.rendering import audit_store, check_data, draw_masks, draw_sheet, generate, train_renderer
+from fastsynth.recipes.layouts import draw_masks, require_sound_data
+from fastsynth.recipes.rendering import audit_store, draw_sheet, generate, train_renderer
 from fastsynth.report.html import write_report
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
@@ -19,13 +20,7 @@ def run_all(run: Run) -> Path:
 
     Raises CheckFailedError for data problems and for a store that fails its audit.
     """
-    with run.stage("check", hash_data=False):
-        problems = [problem for problem in check_data(run) if not problem.harmless]
-    if problems:
-        raise CheckFailedError(
-            f"{run.config.data.root}: {len(problems)} problems, first {problems[0].path}: {problems[0].message}; "
-            "`fastsynth data check` lists all"
-        )
+    require_sound_data(run)
     draw_masks(run, count=24, path=run.folder / "sheets" / "layouts.png")
     train_renderer(run)
     generate(run)

@@ -1,7 +1,8 @@
 """`report.html` from a run folder: one file, no script, nothing fetched, readable offline in a light or dark browser.
 
-Read: config.yaml, environment.json, split.json, log.jsonl, metrics.json, quality.json, synthetic/, sheet.png, sheets/*
-and segment/<arm>/seed-<n>/result.json. What is missing is left out, with a sentence that says how to get it.
+Read: config.yaml, environment.json, split.json, log.jsonl, metrics.json, quality.json, model/training.json, synthetic/,
+sheet.png, sheets/* and segment/<arm>/seed-<n>/result.json. What is missing is left out, with a sentence
+that says how to get it.
 """
 
 import base64
@@ -72,6 +73,7 @@ def _content(folder: Path) -> dict[str, Any]:
         "forest_per_defect": _forest([row for row in differences if row.get("defect")]),
         "segmenter_curves": _segmenter_curves(folder / "segment"),
         "renderer_curves": _renderer_curves(log),
+        "trained": summary.training_line(_read_json(folder / "model" / "training.json")),
         "sheets": [{"caption": _caption(path), "uri": _data_uri(path)} for path in _sheets(folder)],
         "funnel": funnel,
         "quality": _read_json(folder / "quality.json"),
@@ -85,7 +87,7 @@ def _content(folder: Path) -> dict[str, Any]:
         "costs": summary.arm_costs(rows),
         "stages": summary.stage_minutes(log),
         "command": metrics.get("command") or environment.get("command"),
-        "provenance": _provenance(folder, metrics, environment),
+        "provenance": _provenance(folder, metrics, environment, run_seed=settings.get("seed")),
         "config": config,
     }
 
@@ -100,11 +102,14 @@ def _sizes(data: Mapping[str, Any], split: Mapping[str, Any], manifest: Sequence
         return []
 
 
-def _provenance(folder: Path, metrics: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, str]:
+def _provenance(
+    folder: Path, metrics: Mapping[str, Any], environment: Mapping[str, Any], *, run_seed: int | None
+) -> dict[str, str]:
     """What to compare when two runs differ: label → value, in reading order."""
     seeds = sorted({row["seed"] for row in metrics.get("rows", []) if row.get("seed") is not None})
     machine = {key: environment[key] for key in ("processor", "cores", "memory_gb") if key in environment}
     lines = {
+        "run seed": _flat(run_seed),
         "segmenter seeds": ", ".join(map(str, seeds)),
         "data": _flat(metrics.get("data")),
         "commit": metrics.get("commit") or environment.get("commit"),

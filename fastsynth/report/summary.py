@@ -259,6 +259,13 @@ def arm_costs(rows: Sequence[Row]) -> list[ArmCost]:
     ]
 
 
+def training_line(trained: Row) -> str | None:
+    """How the renderer's model came about, from its training.json; None without one."""
+    if not trained:
+        return None
+    return f"{trained['steps']:,} steps in {trained['minutes']:.1f} min"
+
+
 def stage_minutes(log: Iterable[Row]) -> dict[str, float]:
     """Minutes of each stage, from the lines {stage, seconds} that close it; resumed stages add up."""
     minutes: dict[str, float] = {}

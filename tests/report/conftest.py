@@ -41,6 +41,7 @@ def make_run(folder: Path) -> Path:
     _write_lines(folder / "log.jsonl", _log(rng))
     _write_lines(folder / "synthetic" / "manifest.jsonl", _manifest())
     _write_lines(folder / "synthetic" / "rejected" / "rejected.jsonl", _rejected())
+    write_json(folder / "model" / "training.json", {"steps": 3000, "minutes": 70.0})
     for arm, renderer, ratio, gain, _ in ARMS[:3]:
         name = arm if renderer is None else f"{arm}-{renderer}-{ratio:g}"
         for seed in range(3):

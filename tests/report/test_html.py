@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fastsynth.files import write_json
 from fastsynth.report.html import write_report
 
 VOID = {"meta", "img"}
@@ -87,7 +88,11 @@ def test_the_verdict_stands_on_top_and_the_numbers_below(page):
         "no visible defect 11",
         "70.0 min",
         "fastsynth run configs/magnetic_tile.yaml --seed 7",
+        "run seed",
         "0, 1, 2",
+        "The renderer's model: 3,000 steps in 70.0 min",
+        "0.02 – 0.21",  # seconds per image
+        "2.2 GB",  # peak memory
         "sha256 9f2c41d08be3",
         "SHA-256 of split.json",
         "torch 2.14.1",
@@ -125,6 +130,13 @@ def test_any_missing_part_is_left_out(run_folder):
     for name in ("segment", "metrics.json", "log.jsonl", "synthetic", "split.json", "sheet.png", "environment.json"):
         (run_folder / name).rename(run_folder.parent / name)
         assert "To repeat this run" in report(run_folder).text
+
+
+def test_a_training_too_short_for_curves_is_told_of(tmp_path):
+    write_json(tmp_path / "model" / "training.json", {"steps": 3, "minutes": 0.01})
+    text = report(tmp_path).text
+    assert "The renderer's model: 3 steps in 0.0 min" in text
+    assert "Nothing has been trained" not in text
 
 
 def test_names_from_the_data_cannot_become_markup(run_folder):
