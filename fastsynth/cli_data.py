@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from fastsynth.cli_options import CHECK_FAILED, AsJson, ConfigPath, Overrides, Seed, counts, open_run, print_result
+from fastsynth.cli_options import (
+    CHECK_FAILED,
+    AsJson,
+    ConfigPath,
+    FollowLinks,
+    Overrides,
+    Seed,
+    counts,
+    open_run,
+    print_result,
+)
 
 Format = Literal[
     "coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib", "nifti", "dicom"
@@ -16,12 +26,16 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours
 
 
 @data_app.command("check")
-def data_check(root: Annotated[Path, typer.Argument(help="Folder of the data set.")], as_json: AsJson = False) -> None:
+def data_check(
+    root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
+    follow_links: FollowLinks = False,
+    as_json: AsJson = False,
+) -> None:
     """Name every problem of a data set by its path; exits with 3 if there is any."""
     from fastsynth.data.check import check_dataset
     from fastsynth.data.datasets import open_dataset
 
-    dataset = open_dataset(root)
+    dataset = open_dataset(root, follow_links=follow_links)
     problems = check_dataset(dataset)
     summary = f"{len(dataset.normals)} normal and {len(dataset.defects)} defect images, {len(problems)} problems"
     lines = [f"{problem.path}: {problem.message}" for problem in problems]

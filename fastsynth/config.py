@@ -173,7 +173,8 @@ def _explain(kind: type[Config], item: Any) -> str:
     where = _without_tags(kind, where)
     if item["type"] == "missing":
         return f"key {shown('.'.join(where))} is missing; add it"
-    return f"{'.'.join(where) or 'config'}: got {shown(item['input'])}; {_one_line(item['msg'].removeprefix('Value error, '))}"
+    message = _one_line(item["msg"].removeprefix("Value error, "))
+    return f"{'.'.join(where) or 'config'}: got {shown(item['input'])}; {message}"
 
 
 def _printable(key: str) -> str:

@@ -46,7 +46,9 @@ class Run:
         self.config = config
         self.folder = config.output
         self._exemplars: WeakValueDictionary[str, Exemplar] = WeakValueDictionary()
-        self.dataset: DataSet = open_dataset(config.data.root, categories=config.data.categories)
+        self.dataset: DataSet = open_dataset(
+            config.data.root, categories=config.data.categories, follow_links=config.data.follow_links
+        )
         require_defects(self.dataset)
         self._refuse_other_model()
 

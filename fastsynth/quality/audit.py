@@ -8,6 +8,7 @@ Every file is read once. Lines are checked some at a time, by threads: decoding,
 lock to others.
 """
 
+import contextlib
 import os
 import struct
 from collections import OrderedDict
@@ -114,7 +115,8 @@ class _Auditor:
         """Remember the test images by their bytes, and which masks are theirs."""
         self.test_images = {split.sha256[image]: image for image in split.test}
         test = set(split.test)
-        records = open_dataset(self.root).records
+        # names alone are looked at; whether links may be followed was settled when the store was made
+        records = open_dataset(self.root, follow_links=True).records
         self.test_masks = {record.mask: record.image for record in records if record.mask and record.image in test}
 
     def line_problems(self, where: str, line: Line | None) -> tuple[list[str], bool]:
@@ -323,7 +325,8 @@ def _read_png(path: Path) -> Picture:
     if data[:8] == PNG and data[12:16] == b"IHDR" and b"IEND" in data[-16:]:
         width, height = struct.unpack(">II", data[16:24])
         if width * height <= MAX_PIXELS:
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            with contextlib.suppress(cv2.error):
+                picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None:
         picture = np.zeros((0, 0, 1), np.uint8)
     return sha256_bytes(data), picture[..., None] if picture.ndim == 2 else picture
