@@ -18,6 +18,8 @@ from fastsynth.files import sha256_json
 
 MAX_YAML_BYTES = 200_000
 """Larger files are refused before they are read: no configuration comes near."""
+MAX_DEPTH = 50
+"""Of lists and mappings in one another."""
 MAX_INTEGER = 2**63 - 1
 """Of a seed or any other whole number."""
 MAX_PROBLEMS = 20
@@ -108,14 +110,21 @@ class _Loader(yaml.SafeLoader):
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             problem = f"alias *{event.anchor}; write the value out"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
         if getattr(event, "tag", None) not in (None, "!"):
             raise yaml.MarkedYAMLError(problem=f"tag {event.tag}; write a plain value", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        if self.depth == MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=event.start_mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def whole_number(self, node: Any) -> int:
         try:
@@ -140,8 +149,6 @@ def _parse_yaml(text: str) -> Any:
         raise ValueError(where + _one_line(str(error.problem or error.context))) from None
     except yaml.YAMLError as error:
         raise ValueError(_one_line(str(error))) from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -65,9 +65,10 @@ def _marks(archive: zipfile.ZipFile, entry: str, colors: dict[int, str], picture
     if entry not in archive.NameToInfo:
         return marks
     mask = parse_image(_read(archive, entry, MAX_PICTURE), entry)
-    if mask.dtype != np.uint8 or mask.shape[:2] != (size := image_size(picture)):
+    size = image_size(picture)
+    if mask.dtype != np.uint8 or mask.shape[:2] != size:
         raise ValueError(
-            f"{entry} is {mask.dtype} {mask.shape[:2]}, its picture {size} (height, width); wanted 8 bit and the same"
+            f"{entry} is {mask.dtype} {mask.shape[:2]}, its picture {size} (height, width); wanted uint8 of the same"
         )
     channels = mask.astype(np.int32)
     codes = _code(*(channels[..., min(i, mask.shape[2] - 1)] for i in range(3)))
