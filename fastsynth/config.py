@@ -114,13 +114,14 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
+        mark: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             problem = f"alias *{event.anchor}; write the value out"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         if getattr(event, "tag", None) not in (None, "!"):
-            raise yaml.MarkedYAMLError(problem=f"tag {event.tag}; write a plain value", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"tag {event.tag}; write a plain value", problem_mark=mark)
         if self.depth == MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=mark)
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
