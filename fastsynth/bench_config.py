@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field
 
-from fastsynth.config import Config, load_config, parse_config
+from fastsynth.config import Config, load_config, parse_config, read_yaml
 from fastsynth.run_config import RunConfig
 
 
@@ -32,7 +31,7 @@ def load_bench(path: Path, overrides: list[str]) -> tuple[BenchConfig, dict[str,
     bench = load_config(BenchConfig, path, overrides)
     source = path.parent / bench.run
     load_config(RunConfig, source)  # a mistake there is the run's, not that of the first row
-    common = yaml.safe_load(source.read_text(encoding="utf-8"))
+    common = read_yaml(source)
     runs = {}
     for name, changes in bench.rows.items():
         if not name or "/" in name or name.startswith("."):

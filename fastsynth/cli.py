@@ -24,6 +24,7 @@ from fastsynth.cli_options import (
     ConfigPath,
     Device,
     DryRun,
+    FollowLinks,
     Overrides,
     Seed,
     counts,
@@ -34,7 +35,7 @@ from fastsynth.cli_options import (
 from fastsynth.cli_segment import segment_app
 from fastsynth.cli_tables import bench, evaluate
 from fastsynth.data.manifest import MANIFEST, Shard, shard_files
-from fastsynth.errors import CheckFailedError
+from fastsynth.errors import CheckFailedError, shorten_words
 from fastsynth.processes import process_index
 from fastsynth.stopping import interrupt_on_sigterm
 
@@ -72,12 +73,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def doctor(
     data: Annotated[Path | None, typer.Option(help="Data set to look through as well.")] = None,
     output: Annotated[Path, typer.Option(help="Where runs will be written.")] = Path("runs"),
+    follow_links: FollowLinks = False,
     as_json: AsJson = False,
 ) -> None:
     """Check the machine, the installation and the data before hours are spent."""
     from fastsynth.doctor import diagnose
 
-    findings = diagnose(data, output)
+    findings = diagnose(data, output, follow_links=follow_links)
     lines = [f"{finding.level:5} {finding.topic}: {finding.message}" for finding in findings]
     print_result([vars(finding) for finding in findings], "\n".join(lines), as_json)
     if any(finding.level == "fail" for finding in findings):
@@ -352,7 +354,9 @@ def _fail(message: str, code: int) -> None:
 def _complain(message: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(f"fastsynth: {message}", file=sys.stderr)  # on a line of its own, not at the end of an open bar
+    tqdm.write(
+        f"fastsynth: {shorten_words(message)}", file=sys.stderr
+    )  # on a line of its own, not at the end of an open bar
 
 
 def _describe(opened: "Run") -> None:

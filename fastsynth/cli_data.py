@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from fastsynth.cli_options import CHECK_FAILED, AsJson, ConfigPath, Overrides, Seed, counts, open_run, print_result
+from fastsynth.cli_options import (
+    CHECK_FAILED,
+    AsJson,
+    ConfigPath,
+    FollowLinks,
+    Overrides,
+    Seed,
+    counts,
+    open_run,
+    print_result,
+)
 
 Format = Literal[
     "coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib", "nifti", "dicom"
@@ -19,6 +29,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours
 def data_check(
     root: Annotated[Path, typer.Argument(help="Folder of the data set.")],
     split: Annotated[Path | None, typer.Option(help="split.json of a run, to look whether the data still fit.")] = None,
+    follow_links: FollowLinks = False,
     as_json: AsJson = False,
 ) -> None:
     """Name every problem of a data set by its path; exits with 3 if there is any."""
@@ -26,7 +37,7 @@ def data_check(
     from fastsynth.data.datasets import open_dataset
     from fastsynth.data.split import Split
 
-    dataset = open_dataset(root)
+    dataset = open_dataset(root, follow_links=follow_links)
     problems = check_dataset(dataset, None if split is None else Split.read(split))
     summary = f"{len(dataset.normals)} normal and {len(dataset.defects)} defect images, {len(problems)} problems"
     lines = [f"{problem.path}: {problem.message}" for problem in problems]

@@ -18,6 +18,7 @@ ConfigPath = Annotated[Path, typer.Argument(help="YAML file; see configs/ for ex
 Overrides = Annotated[list[str], typer.Option("-s", "--set", help="key.sub=value, over the file; repeatable.")]
 Seed = Annotated[int | None, typer.Option(help="Shorthand for -s seed=N.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps: shorthand for -s device=…")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="As data.follow_links: links may leave the data.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check configuration and data, say what would be done.")]
 

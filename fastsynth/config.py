@@ -4,21 +4,44 @@ A config class lives beside what it configures; algorithms never see one, they g
 """
 
 import difflib
+import os
 import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from fastsynth.errors import SHOWN, shorten_words, shortened, shown
 from fastsynth.files import sha256_json
+
+MAX_YAML_BYTES = 200_000
+"""Larger files are refused before they are read: no configuration comes near."""
+MAX_DEPTH = 50
+"""Of lists and mappings in one another."""
+MAX_INTEGER = 2**63 - 1
+"""Of a seed or any other whole number."""
+MAX_PROBLEMS = 20
+"""Lines of an error; the others are counted."""
 
 
 class Config(BaseModel):
     """Frozen, and strict about names: an unknown key is an error that names the closest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_impossible_paths(cls, value: Any) -> Any:
+        if isinstance(value, Path):
+            try:
+                name = os.fsencode(value)
+            except UnicodeEncodeError:
+                raise ValueError("no file can have this name; it holds half of a character") from None
+            if b"\0" in name:
+                raise ValueError("no file can have this name; it holds a NUL character")
+        return value
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -31,12 +54,7 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Iterable[str] = ()) 
         FileNotFoundError: no such file.
         ValueError: not YAML, or a key or value that does not fit; one line per problem.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such config file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds a {type(values).__name__}; wanted `key: value` lines")
     for override in overrides:
@@ -44,12 +62,34 @@ def load_config(kind: type[ConfigT], path: Path, overrides: Iterable[str] = ()) 
     return parse_config(kind, values, source=str(path))
 
 
+def read_yaml(path: Path) -> Any:
+    """Plain values of a YAML file; dates stay texts.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder, too large, not YAML, aliases, tags, endless nesting or digits; one line.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted a YAML file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such config file")
+    if (size := path.stat().st_size) > MAX_YAML_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; of YAML at most {MAX_YAML_BYTES:,} are read")
+    try:
+        return _parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid YAML: {error}") from error
+
+
 def parse_config(kind: type[ConfigT], values: dict[str, Any], *, source: str) -> ConfigT:
     """Validate plain values. Raises ValueError with one line per problem, each starting with `source`."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [f"{source}: {_explain(kind, item)}" for item in error.errors()]
+        problems = error.errors()
+        lines = [f"{source}: {_explain(kind, item)}" for item in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            lines.append(f"{source}: and {len(problems) - MAX_PROBLEMS} more")
         raise ValueError("\n".join(lines)) from None
 
 
@@ -62,36 +102,96 @@ def config_sha256(config: Config) -> str:
     return sha256_json(config.model_dump(mode="json"))
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values alone: no aliases, by which a few lines become millions of values, no tags, no dates."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way)
+        first: [(tag, pattern) for tag, pattern in rules if not tag.endswith(":timestamp")]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()
+        mark: Any = event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"alias *{event.anchor}; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise yaml.MarkedYAMLError(problem=f"tag {event.tag}; write a plain value", problem_mark=mark)
+        if self.depth == MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} deep", problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def whole_number(self, node: Any) -> int:
+        try:
+            number = int(self.construct_yaml_int(node))
+        except ValueError:  # `0x_`, or thousands of digits
+            number = MAX_INTEGER + 1
+        if abs(number) > MAX_INTEGER:
+            problem = f"{shown(node.value)} is no whole number of at most {MAX_INTEGER:,}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.whole_number)
+
+
+def _parse_yaml(text: str) -> Any:
+    """Raises ValueError in one line."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark and "\n" in text else ""
+        raise ValueError(where + _one_line(str(error.problem or error.context))) from None
+    except yaml.YAMLError as error:
+        raise ValueError(_one_line(str(error))) from None
+
+
 def _apply(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise ValueError(f"override {override!r} has no value; write key.sub=value")
+        raise ValueError(f"override {shown(override)} has no value; write key.sub=value")
     *parents, last = name.split(".")
     node = values
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ValueError(f"override {override!r}: {parent} is a value, it has no keys below it")
+            raise ValueError(f"override {shown(override)}: {_printable(parent)} is a value, it has no keys below it")
         node = child
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {override!r}: the value is not valid YAML") from error
+        node[last] = _parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"override {shown(override)}: the value is not valid YAML: {error}") from error
 
 
 def _explain(kind: type[Config], item: Any) -> str:
     """One readable line from one pydantic error."""
-    where = [str(part) for part in item["loc"]]
+    where = [_printable(str(part)) for part in item["loc"]]
     if item["type"] == "extra_forbidden":
         known = _fields_at(kind, where[:-1])
         where = [*_without_tags(kind, where[:-1]), where[-1]]
         close = difflib.get_close_matches(where[-1], known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(sorted(known))}"
-        return f"unknown key {'.'.join(where)!r}; {hint}"
+        return f"unknown key {shown('.'.join(where))}; {hint}"
     where = _without_tags(kind, where)
     if item["type"] == "missing":
-        return f"key {'.'.join(where)!r} is missing; add it"
-    return f"{'.'.join(where) or 'config'}: got {item['input']!r}; {item['msg'].removeprefix('Value error, ')}"
+        return f"key {shown('.'.join(where))} is missing; add it"
+    message = _one_line(item["msg"].removeprefix("Value error, "))
+    return f"{'.'.join(where) or 'config'}: got {shown(item['input'])}; {message}"
+
+
+def _printable(key: str) -> str:
+    return shortened(key if key.isprintable() else ascii(key), SHOWN)
+
+
+def _one_line(text: str) -> str:
+    words = shorten_words(" ".join(text.split()))
+    return words if words.isprintable() else ascii(words)
 
 
 def _fields_at(kind: Any, where: list[str]) -> set[str]:

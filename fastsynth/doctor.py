@@ -48,16 +48,17 @@ class Finding:
     message: str
 
 
-def diagnose(data_root: Path | None, run_folder: Path | None) -> list[Finding]:
+def diagnose(data_root: Path | None, run_folder: Path | None, *, follow_links: bool = False) -> list[Finding]:
     """Everything there is to say, in reading order. Never raises for what it is asked to find.
 
-    data_root: the user's images, to be read one by one. run_folder: where a run would write; it need not exist.
+    data_root: the user's images, to be read one by one; follow_links: see `DataConfig`.
+    run_folder: where a run would write; it need not exist.
     """
     findings = [_python(), *_installation(), *_intruders(), *_devices(), _memory()]
     if run_folder is not None:
         findings += _disk(run_folder, data_root)
     if data_root is not None:
-        findings += _data(data_root)
+        findings += _data(data_root, follow_links)
     return findings
 
 
@@ -153,15 +154,17 @@ def _disk(run_folder: Path, data_root: Path | None) -> Iterator[Finding]:
 def _stored_bytes(data_root: Path | None) -> int:
     """Of one synthetic image with its mask: it has the size of a normal image. 0 when the size is not known."""
     try:
-        height, width = image_size(data_root / open_dataset(data_root).normals[0].image) if data_root else (0, 0)
+        height, width = (
+            image_size(data_root / open_dataset(data_root, follow_links=True).normals[0].image) if data_root else (0, 0)
+        )
     except (ValueError, OSError):  # reported as a finding about the data
         return 0
     return height * width * BYTES_PER_PIXEL
 
 
-def _data(root: Path) -> list[Finding]:
+def _data(root: Path, follow_links: bool) -> list[Finding]:
     try:
-        dataset = open_dataset(root)
+        dataset = open_dataset(root, follow_links=follow_links)
     except (ValueError, OSError) as error:
         return [Finding("fail", "data", str(error))]
     return [*_counts(dataset), *summarise_problems(check_dataset(dataset))]

@@ -7,6 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+MAX_JSON_BYTES = 500_000_000
+"""Larger files are refused before they are read."""
+
 
 def atomic_write(path: Path, data: bytes) -> None:
     """Write to a temporary name in the same folder, fsync, rename. Parent folders are made.
@@ -36,11 +39,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises ValueError that names the file when it is not JSON."""
+    """Raises FileNotFoundError, or ValueError that names the file when it is a folder, too large or not JSON."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted a JSON file")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes; of JSON at most {MAX_JSON_BYTES:,} are read")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not readable JSON ({error}); delete it or restore it from a backup") from error
+
+
+def parse_json(text: str) -> Any:
+    """Raises ValueError when it is not JSON, nested too deeply, or holds a number of thousands of digits."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -4,17 +4,25 @@ Decoding is OpenCV's, so that a pixel here is the pixel everybody else's tools s
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fastsynth.types import check_image
+from fastsynth.errors import SHOWN, shortened
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 MAX_PIXELS = 256_000_000
 """Larger pictures are refused before they are decoded."""
+MAX_BYTES = 2_200_000_000
+"""Larger files are refused before they are read: as many as the largest picture of 16-bit colour with alpha needs."""
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+"""What is recognised, whatever the suffix says; phones and browsers save WEBP under other names. Pillow has readers
+of many more, one of which starts Ghostscript."""
 PNG_SETTINGS = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH),
@@ -30,7 +38,12 @@ def read_image(path: Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: not an image, truncated, CMYK, of an unsupported depth, or too large.
     """
-    image = _decode(path)
+    return parse_image(_read(path), str(path))
+
+
+def parse_image(data: bytes, name: str) -> np.ndarray:
+    """The same for a file's bytes; errors start with `name`."""
+    image = _decode(data, name)
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == 4:
@@ -38,7 +51,19 @@ def read_image(path: Path) -> np.ndarray:
         image = image[..., :3]
     if image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    check_image(image)
+    elif image.shape[2] != 1:
+        raise ValueError(f"{name}: {image.shape[2]} channels; convert it to RGB or grey")
+    return image
+
+
+def read_undamaged(path: Path) -> np.ndarray:
+    """`read_image`, and Pillow must decode the file too: OpenCV fills what a damaged one lacks and says nothing.
+
+    Raises as `read_image` does.
+    """
+    image = read_image(path)
+    with _pillow(path, str(path)) as picture:
+        picture.load()
     return image
 
 
@@ -49,7 +74,7 @@ def read_mask(path: Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: unreadable, or more than two values (soft or lossy masks would smear the labels).
     """
-    mask = _decode(path)
+    mask = _decode(_read(path), str(path))
     if mask.ndim == 3:
         mask = mask[..., :3].max(axis=2)
     low, high = mask.min(), mask.max()
@@ -70,9 +95,17 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from the header alone. Raises ValueError when it is not an image."""
-    width, height = _header(path)[1]
-    return height, width
+    """Height and width from the header alone. Raises FileNotFoundError, or ValueError when it is not an image."""
+    _require_file(path)
+    with _pillow(path, str(path)) as header:
+        return header.height, header.width
+
+
+def page_count(path: Path) -> int:
+    """Pictures in the file, without decoding them. Raises as `image_size` does."""
+    _require_file(path)
+    with _pillow(path, str(path)) as header:
+        return getattr(header, "n_frames", 1)
 
 
 def to_uint8(image: np.ndarray, *, limits: tuple[float, float] | None = None) -> np.ndarray:
@@ -95,30 +128,52 @@ def outline(
     return drawn
 
 
-def _header(path: Path) -> tuple[str, tuple[int, int]]:
+@contextmanager
+def _pillow(source: Path | BytesIO, name: str) -> Iterator[Image.Image]:
+    """The picture with its header read. Raises ValueError for whatever Pillow raises, also inside the block."""
+    try:
+        with Image.open(source, formats=FORMATS) as picture:
+            yield picture
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: not a readable image; wanted PNG, JPEG, BMP or TIFF") from None
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # what its readers raise on damaged files is of every kind
+        reason = shortened(" ".join(str(error).split()), SHOWN) or type(error).__name__
+        raise ValueError(f"{name}: damaged image ({reason}); save it again or remove it") from error
+
+
+def _require_file(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with Image.open(path) as header:
-            return header.mode, header.size
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: not a readable image; wanted PNG, JPEG, BMP or TIFF") from error
 
 
-def _decode(path: Path) -> np.ndarray:
-    mode, (width, height) = _header(path)
+def _read(path: Path) -> bytes:
+    _require_file(path)
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"{path}: {size:,} bytes; of a picture at most {MAX_BYTES:,} are read")
+    return path.read_bytes()
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    """What OpenCV makes of it: (H, W) or (H, W, C), uint8 or uint16, BGR. Nothing too large is decoded."""
+    with _pillow(BytesIO(data), name) as header:
+        mode, (width, height) = header.mode, header.size
     if mode == "CMYK":
-        raise ValueError(f"{path}: CMYK picture; convert it to RGB or grey")
+        raise ValueError(f"{name}: CMYK picture; convert it to RGB or grey")
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{path}: {width}×{height} pixels; at most {MAX_PIXELS:,} are read")
-    data = path.read_bytes()
+        raise ValueError(f"{name}: {width}×{height} pixels; at most {MAX_PIXELS:,} are read")
     if _truncated(data):
-        raise ValueError(f"{path}: file is truncated; copy it again")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise ValueError(f"{path}: cannot be decoded; the file is damaged")
+        raise ValueError(f"{name}: file is truncated; copy it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    # turned TIFFs: the one turns them when it decodes, the other does not
+    if image is None or sorted(image.shape[:2]) != sorted((height, width)):
+        raise ValueError(f"{name}: cannot be decoded; the file is damaged")
     if image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: pixels are {image.dtype}; wanted 8 or 16 bit")
+        raise ValueError(f"{name}: pixels are {image.dtype}; wanted 8 or 16 bit")
     return image
 
 

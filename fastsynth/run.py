@@ -58,7 +58,10 @@ class Run:
         self.folder = config.output
         self._exemplars: WeakValueDictionary[str, Exemplar] = WeakValueDictionary()
         self.dataset: DataSet = open_dataset(
-            config.data.root, categories=config.data.categories, group_regex=config.split.group_regex
+            config.data.root,
+            categories=config.data.categories,
+            group_regex=config.split.group_regex,
+            follow_links=config.data.follow_links,
         )
         require_defects(self.dataset)
         self._refuse_other_model()

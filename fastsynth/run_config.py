@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from fastsynth.config import Config
+from fastsynth.config import MAX_INTEGER, Config
 from fastsynth.data.datasets import DataConfig
 from fastsynth.data.split import SplitConfig
 from fastsynth.diffusion.config import FASTConfig
@@ -36,7 +36,7 @@ RendererConfig = Annotated[
 class GenerateConfig(Config):
     """How much is rendered."""
 
-    count: Annotated[int, Field(ge=1)] = 500
+    count: Annotated[int, Field(ge=1, le=10_000_000)] = 500
     """Samples in all; defect types take turns."""
     gate: GateConfig = GateConfig()
     """Which samples are refused and drawn again."""
@@ -58,7 +58,7 @@ class RunConfig(Config):
 
     output: Path
     """Folder of the run; made when missing, resumed when not."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 0
     """Of the split, the training, the layouts and the samples; segmenters have their own seeds."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: DataConfig

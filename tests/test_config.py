@@ -137,3 +137,27 @@ def test_a_config_cannot_be_changed():
 def test_plain_values_are_explained_like_files():
     with pytest.raises(ValueError, match=r"^renderer: key 'name' is missing; add it$"):
         parse_config(Outer, {}, source="renderer")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: &a [1]\nsizes: *a", r"line 2: alias \*a; write the value out"),
+        ("name: !!python/name:os.system x", "tag tag:yaml.org,2002:python/name:os.system; write a plain value"),
+        ("name: " + "[" * 5000, "nested more than 50 deep"),
+        ("name: " + "9" * 6000, "is no whole number of at most 9,223,372,036,854,775,807"),
+        ('name: a\nfolder: "a\\0b"', r"folder: got .*holds a NUL character"),
+        ("name: a\npaint: {kind: red, brightness: .nan}", "brightness: got nan; Input should be a finite number"),
+        ("name: " + "a" * 300_000, "bytes; of YAML at most 200,000 are read"),
+    ],
+)
+def test_what_no_configuration_needs_is_refused_in_one_short_line(write, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(Outer, write(text))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+def test_what_looks_like_a_date_is_a_text(write):
+    config = load_config(Outer, write("name: 2001-01-01\nfolder: 2001-99-99"))
+    assert (config.name, config.folder) == ("2001-01-01", Path("2001-99-99"))

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from fastsynth.data.datasets import DataSet, Record, stem
 from fastsynth.data.groups import GROUPS_FILE
 from fastsynth.data.split import Split
 from fastsynth.files import sha256_file
-from fastsynth.images import read_image, read_mask
+from fastsynth.images import read_mask, read_undamaged
 
 MIN_SIDE = 16
 """Smaller pictures hold nothing to learn from, in pixels."""
@@ -107,14 +106,10 @@ def _check_mask(root: Path, path: str, image: np.ndarray | None) -> Iterator[Pro
 def _decoded(root: Path, path: str) -> np.ndarray | Problem:
     """The pixels, (H, W, C)."""
     try:
-        pixels = read_image(root / path)
-        # OpenCV fills what a damaged file lacks and says nothing; Pillow refuses
-        with Image.open(root / path) as picture:
-            picture.load()
-    except (ValueError, OSError, SyntaxError) as error:
+        return read_undamaged(root / path)
+    except (ValueError, OSError) as error:
         message = _without_path(error, root / path)
         return Problem(path, "unreadable", message if ";" in message else f"{message}; save it again or remove it")
-    return pixels
 
 
 def _check_groups(dataset: DataSet) -> Iterator[Problem]:

@@ -7,8 +7,9 @@
 A mask belongs to the image of the same stem: `<stem>_mask.*` or `<stem>.*`. Everything else in the tree is ignored.
 """
 
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,12 +18,19 @@ from pydantic import Field
 
 from fastsynth.config import Config
 from fastsynth.data.groups import GROUPS_FILE, METADATA_FILE, by_regex, patients_of, read_groups
+from fastsynth.errors import shown
 from fastsynth.images import IMAGE_SUFFIXES
+from fastsynth.types import COMBINED
 
 LAYOUTS = (
     "train/good with test/<defect> and ground_truth/<defect> (one category), a folder of such categories, "
     "or normal with defects/<defect> and masks/<defect>"
 )
+
+MAX_NAME = 200
+"""Bytes of a new file's or folder's name: with `_mask.png` it must be one that file systems take."""
+NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and halves of characters."""
 
 
 class DataConfig(Config):
@@ -39,6 +47,8 @@ class DataConfig(Config):
     """What the samples may be used for, as the Hugging Face hub spells it, like cc-by-4.0; for `fastsynth card`."""
     source_url: Annotated[str, Field(pattern=r"^\S+$")] | None = None
     """Where the pictures come from; for `fastsynth card`."""
+    follow_links: bool = False
+    """Also read what symbolic links inside the root bring in from outside it. The root itself may always be a link."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +107,23 @@ class DataSet:
         return self.groups.get(name, self.groups.get(f"{record.category}/{name}"))
 
 
-def open_dataset(root: Path, *, categories: Sequence[str] | None = None, group_regex: str | None = None) -> DataSet:
+def open_dataset(
+    root: Path,
+    *,
+    categories: Sequence[str] | None = None,
+    group_regex: str | None = None,
+    follow_links: bool = False,
+) -> DataSet:
     """List the images below `root`; the kind of tree is detected.
 
     group_regex: searched in every path below `root`; its first group tells which images belong together.
+    follow_links: see `DataConfig`.
 
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: a file, an unknown tree, an unknown category, a category without normal images, a bad groups.json
-            or metadata.csv, groups from two sources, an image that the regular expression does not fit.
+            or metadata.csv, groups from two sources, an image that the regular expression does not fit, a symbolic
+            link that leads out of the root.
     """
     if not root.exists():
         raise FileNotFoundError(f"{root}: no such folder; give the folder that holds {LAYOUTS}")
@@ -126,6 +144,8 @@ def open_dataset(root: Path, *, categories: Sequence[str] | None = None, group_r
         if folder != root:
             groups |= {f"{name}/{key}": f"{name}/{group}" for key, group in read_groups(folder / GROUPS_FILE).items()}
             patients |= patients_of(folder, (record.image for record in found), prefix=f"{name}/")
+    if not follow_links:
+        _refuse_links_out(root, [*(record.image for record in records), *(r.mask for r in records if r.mask), *orphans])
     patients |= patients_of(root, (record.image for record in records), prefix="")
     images = tuple(sorted(records, key=lambda r: r.image))
     searched = {} if group_regex is None else by_regex(group_regex, (record.image for record in images))
@@ -150,9 +170,34 @@ def require_defects(dataset: DataSet) -> None:
             )
 
 
+def check_defect_name(name: str) -> None:
+    """Raises ValueError unless a folder of this name is found again as that of one defect type."""
+    bad = not name.strip() or name.startswith(".") or NO_NAME.search(name) or name in ("good", COMBINED)
+    if bad or any(character in name for character in "/\\:") or len(name.encode()) > MAX_NAME:
+        raise ValueError(f"{shown(name)} cannot be the name of a defect folder; rename the label")
+
+
 def stem(path: Path) -> str:
     """File name without suffix, composed Unicode: macOS writes é as two characters, others as one."""
     return unicodedata.normalize("NFC", path.stem)
+
+
+def _refuse_links_out(root: Path, paths: Iterable[str]) -> None:
+    """Raises ValueError that names the first link on the way to one of `paths` that leads out of `root`."""
+    home = root.resolve()
+    seen: set[Path] = set()
+    for path in (GROUPS_FILE, *paths):
+        found = root
+        for part in Path(path).parts:
+            found = found / part
+            if found in seen:
+                continue
+            seen.add(found)
+            if found.is_symlink() and not (target := found.resolve()).is_relative_to(home):
+                raise ValueError(
+                    f"{found} is a link out of the data, to {target}; put the files themselves there, "
+                    "or set data.follow_links to true"
+                )
 
 
 def _category_folders(root: Path) -> dict[str, Path]:

@@ -139,7 +139,8 @@ class _Auditor:
         """Remember the test images by their bytes, and which masks are theirs."""
         self.test_images = {split.sha256[image]: image for image in split.test}
         test = set(split.test)
-        records = open_dataset(self.root).records
+        # names alone are looked at; whether links may be followed was settled when the store was made
+        records = open_dataset(self.root, follow_links=True).records
         self.test_masks = {record.mask: record.image for record in records if record.mask and record.image in test}
 
     def line_problems(self, entry: Entry) -> list[str]:

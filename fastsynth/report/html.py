@@ -97,7 +97,13 @@ def _sizes(data: Mapping[str, Any], split: Mapping[str, Any], manifest: Sequence
     if not manifest or not split.get("train") or not Path(data.get("root", "")).is_dir():
         return []
     try:
-        return size_lines(Path(data["root"]), data.get("categories"), split["train"], manifest)
+        return size_lines(
+            Path(data["root"]),
+            data.get("categories"),
+            split["train"],
+            manifest,
+            follow_links=bool(data.get("follow_links", False)),
+        )
     except (ValueError, FileNotFoundError):
         return []
 

@@ -47,14 +47,19 @@ def largest_gap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def size_lines(
-    root: Path, categories: Sequence[str] | None, train: Iterable[str], manifest: Iterable[Mapping[str, Any]]
+    root: Path,
+    categories: Sequence[str] | None,
+    train: Iterable[str],
+    manifest: Iterable[Mapping[str, Any]],
+    *,
+    follow_links: bool = False,
 ) -> list[SizeLine]:
     """One line per defect type that has both real and synthetic ones, sorted by name.
 
     train: paths of the images that were learnt from. manifest: lines of the store.
     Raises ValueError or FileNotFoundError when the data set cannot be read any more.
     """
-    dataset, learnt = open_dataset(root, categories=categories), set(train)
+    dataset, learnt = open_dataset(root, categories=categories, follow_links=follow_links), set(train)
     records = [record for record in dataset.defects if record.image in learnt and record.mask]
     if not records:
         return []

@@ -131,3 +131,36 @@ def test_a_tree_without_defects_is_refused_only_by_those_who_need_them(tiny_tree
 def test_the_config_takes_a_root_and_categories():
     config = parse_config(DataConfig, {"root": "x/y", "categories": ["tile"]}, source="test")
     assert config == DataConfig(root=Path("x/y"), categories=["tile"])
+
+
+def link_out(tree: Path, name: str) -> Path:
+    """Moves `name` out of the tree and puts a link in its place; returns where it is now."""
+    outside = tree.parent / "outside" / name
+    outside.parent.mkdir(parents=True)
+    (tree / name).rename(outside)
+    (tree / name).symlink_to(outside)
+    return outside
+
+
+@pytest.mark.parametrize("name", ["train", "train/good", "test/crack", "test/blob/blob00.png", "ground_truth/crack"])
+def test_a_link_out_of_the_data_is_refused_unless_asked_for(tiny_tree, name):
+    before = open_dataset(tiny_tree)
+    outside = link_out(tiny_tree, name)
+    with pytest.raises(ValueError, match=r"is a link out of the data, to .*data\.follow_links") as caught:
+        open_dataset(tiny_tree)
+    assert str(tiny_tree / name) in str(caught.value)
+    assert str(outside) in str(caught.value)
+    assert open_dataset(tiny_tree, follow_links=True) == before
+
+
+def test_links_inside_the_data_and_a_root_that_is_a_link_are_read(tiny_tree, tmp_path):
+    (tiny_tree / "train" / "good" / "again.png").symlink_to(tiny_tree / "train" / "good" / "train00.png")
+    (tmp_path / "link").symlink_to(tiny_tree)
+    assert len(open_dataset(tmp_path / "link").normals) == 15
+
+
+def test_a_whole_category_that_is_a_link_out_is_refused(tiny_tree, tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "tile").symlink_to(tiny_tree)
+    with pytest.raises(ValueError, match=r"all/tile is a link out of the data"):
+        open_dataset(tmp_path / "all")

@@ -8,6 +8,13 @@ import cv2
 import numpy as np
 from scipy.spatial import cKDTree
 
+from fastsynth.errors import shown
+
+MAX_COORDINATE = 1_000_000
+"""Of a polygon that is read, in pixels."""
+MAX_CROSSINGS = 20_000_000
+"""Rows that the edges of one polygon may cross, each counted once per edge: memory and time grow with them."""
+
 
 def encode_rle(mask: np.ndarray) -> str:
     """COCO's compressed run lengths: columns one after the other, first run is background; exact."""
@@ -31,9 +38,13 @@ def encode_rle(mask: np.ndarray) -> str:
 
 def decode_rle(counts: str | list[int], *, size: tuple[int, int]) -> np.ndarray:
     """(h, w) bool from COCO run lengths, compressed or not. Raises ValueError when they do not fill the size."""
-    runs = _read_runs(counts) if isinstance(counts, str) else [int(run) for run in counts]
-    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError(f"run lengths hold {sum(runs)} pixels, wanted {size[0]}×{size[1]}; export the file again")
+    runs = _read_runs(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
+        raise ValueError("run lengths must be whole numbers of 0 and more; export the file again")
+    if sum(runs) != size[0] * size[1]:
+        raise ValueError(
+            f"run lengths hold {shown(sum(runs))} pixels, wanted {size[0]}×{size[1]}; export the file again"
+        )
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(size[1], size[0]).T
 
@@ -129,13 +140,21 @@ def _join_nearest(outline: np.ndarray, holes: list[np.ndarray]) -> tuple[np.ndar
 
 
 def fill_polygon(points: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: pixels whose centre lies in the (n, 2) polygon by the even-odd rule; what is outside is cut off."""
+    """(h, w) bool: pixels whose centre lies in the (n, 2) polygon by the even-odd rule; what is outside is cut off.
+
+    Raises ValueError for coordinates beyond MAX_COORDINATE, and for edges that cross more rows than MAX_CROSSINGS.
+    """
     height, width = size
+    if not (np.abs(points) <= MAX_COORDINATE).all():
+        raise ValueError(f"a polygon has a coordinate beyond ±{MAX_COORDINATE:,}; export the file again")
+    (x0, y0), (x1, y1) = points.T, np.roll(points, -1, axis=0).T
+    top, bottom = np.clip(np.ceil(np.sort([y0, y1], axis=0) - 0.5), 0, height).astype(int)
+    crossings = bottom - top
+    if (total := int(crossings.sum())) > MAX_CROSSINGS:
+        raise ValueError(f"a polygon's edges cross {total:,} rows; at most {MAX_CROSSINGS:,} are read, simplify it")
     flips = np.zeros((height, width + 1), np.uint8)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
-        top, bottom = np.clip(np.ceil(np.sort([y0, y1]) - 0.5), 0, height).astype(int)
-        if top < bottom:
-            rows = np.arange(top, bottom)
-            x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-            flips[rows, np.clip(np.ceil(x - 0.5), 0, width).astype(int)] ^= 1
+    edge = np.repeat(np.arange(len(points)), crossings)
+    row = np.arange(total) + np.repeat(top - np.concatenate(([0], np.cumsum(crossings)[:-1])), crossings)
+    x = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    np.bitwise_xor.at(flips, (row, np.clip(np.ceil(x - 0.5), 0, width).astype(int)), 1)
     return np.bitwise_xor.accumulate(flips, axis=1)[:, :width].astype(bool)

@@ -21,7 +21,7 @@ from fastsynth.data.medical.nifti import read_labels
 from fastsynth.data.medical.patients import PatientRule
 from fastsynth.data.medical.pictures import find_plane, label_plane
 from fastsynth.data.medical.source import Loaded, Source, files_below
-from fastsynth.data.medical.volume import Record, coding_for
+from fastsynth.data.medical.volume import MAX_VOXELS, Record, coding_for
 
 TAGS = (
     *("SeriesInstanceUID", "InstanceNumber", "Modality", "BurnedInAnnotation", "NumberOfFrames", "Rows", "Columns"),
@@ -120,6 +120,11 @@ def _looks_like_dicom(path: Path) -> bool:
 
 def _load(headers: list[Header], folder: Path, masks: Path | None) -> Loaded:
     headers = _in_order(headers)
+    rows, columns = headers[0].size
+    if (voxels := rows * columns * len(headers)) > MAX_VOXELS:
+        raise ValueError(
+            f"{headers[0].path.parent}: a series of {voxels:,} voxels; at most {MAX_VOXELS:,} are read, split it"
+        )
     planes, read = [], []
     for header in headers:
         plane, found = _read_slice(header.path)
@@ -179,6 +184,8 @@ def _read_slice(path: Path) -> tuple[np.ndarray, Any]:
         raise ValueError(f"{path}: says that text is burned into its pixels, which may name a patient; clean it first")
     with _discreet(path):
         pixels = np.asarray(found.pixel_array)
+    if pixels.ndim != 2:
+        raise ValueError(f"{path}: pixels of shape {pixels.shape}; wanted one grey frame per file, convert it first")
     return pixels, found
 
 

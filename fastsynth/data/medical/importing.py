@@ -16,6 +16,7 @@ from typing import assert_never
 import numpy as np
 from tqdm import tqdm
 
+from fastsynth.data.datasets import check_defect_name
 from fastsynth.data.export.folder import new_folder, write
 from fastsynth.data.groups import GROUPS_FILE
 from fastsynth.data.medical.dicom import dicom_sources
@@ -105,8 +106,7 @@ class _Writer:
         self.groups: dict[str, str] = {}
         self.counts = Imported(patients=0)
         for name in self.sidecar.classes:
-            if name in ("good", COMBINED, "", ".", "..") or "/" in name or "\\" in name:
-                raise ValueError(f"{name!r} cannot be the name of a defect folder; choose another in --label")
+            check_defect_name(name)
 
     def add(self, source: str, name: str, patient: str, loaded: Loaded) -> None:
         values, record, marks = loaded

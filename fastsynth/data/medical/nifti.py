@@ -4,6 +4,7 @@ A NIfTI header can name a patient in its texts and extensions; only numbers of i
 """
 
 import gzip
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from fastsynth.data.medical.extra import library
 from fastsynth.data.medical.patients import PatientRule
 from fastsynth.data.medical.sidecar import NOTICE
 from fastsynth.data.medical.source import Loaded, Source, check_labels, files_below
-from fastsynth.data.medical.volume import Coding, Record, coding_for, on_grid
+from fastsynth.data.medical.volume import MAX_VOXELS, Coding, Record, coding_for, on_grid
 
 SUFFIXES = (".nii.gz", ".nii")
 GEOMETRY = (
@@ -71,7 +72,11 @@ def read_volume(path: Path) -> tuple[np.ndarray, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = nibabel.load(path)
+            if (voxels := math.prod(image.shape)) > MAX_VOXELS:
+                raise _TooLargeError(f"{path}: {voxels:,} voxels; at most {MAX_VOXELS:,} are read, split it")
             values = np.asarray(image.dataobj.get_unscaled())
+    except _TooLargeError:
+        raise
     except Exception as error:  # the library raises of every kind, and some messages quote the header
         raise ValueError(f"{path}: not a readable NIfTI file ({type(error).__name__}); copy it again") from None
     values = values.astype(values.dtype.newbyteorder("="))
@@ -80,6 +85,10 @@ def read_volume(path: Path) -> tuple[np.ndarray, Any]:
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(f"{path}: array of shape {values.shape}; wanted one volume of three dimensions, split it")
     return values, image
+
+
+class _TooLargeError(ValueError):
+    """Not one of the library's."""
 
 
 def read_labels(path: Path, record: Record) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from fastsynth.data.medical.patients import PatientRule
 from fastsynth.data.medical.source import Loaded, Source, check_labels, files_below
 from fastsynth.data.medical.volume import Record, coding_for
-from fastsynth.images import MAX_PIXELS, image_size
+from fastsynth.images import MAX_PIXELS, image_size, page_count
 
 SUFFIXES = {".png", ".tif", ".tiff"}
 
@@ -61,15 +61,17 @@ def read_plane(path: Path) -> np.ndarray:
     height, width = image_size(path)
     if height * width > MAX_PIXELS:
         raise ValueError(f"{path}: {width}×{height} pixels; at most {MAX_PIXELS:,} are read")
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    done, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
-    if not done:
+    if (pages := page_count(path)) != 1:
+        raise ValueError(f"{path}: {pages} pages; wanted one of grey in 8 or 16 bits, split it")
+    try:
+        plane = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        plane = None
+    if plane is None:
         raise ValueError(f"{path}: cannot be decoded; the file is damaged")
-    if len(pages) != 1 or pages[0].ndim != 2 or pages[0].dtype not in (np.uint8, np.uint16, np.int16):
-        raise ValueError(
-            f"{path}: {len(pages)} pages of {pages[0].dtype} {pages[0].shape}; wanted one of grey in 8 or 16 bits"
-        )
-    return np.asarray(pages[0])
+    if plane.ndim != 2 or plane.dtype not in (np.uint8, np.uint16, np.int16):
+        raise ValueError(f"{path}: one page of {plane.dtype} {plane.shape}; wanted one of grey in 8 or 16 bits")
+    return np.asarray(plane)
 
 
 def _fits(path: Path, name: str) -> bool:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+MAX_VOXELS = 600_000_000
+"""Larger volumes are refused before they are read: twice a CT of 1,024 slices of 512×512."""
 Format = Literal["dicom", "nifti", "pictures"]
 EXACT = ("uint8", "int8", "uint16", "int16")
 """Kinds of integers that one channel of a PNG holds as they are, up to an offset."""
