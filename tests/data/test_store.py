@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastsynth.data.manifest import Shard
 from fastsynth.data.store import Store, read_manifest
 from fastsynth.files import atomic_write, sha256_file
 from fastsynth.images import encode_png, read_image
@@ -329,3 +330,102 @@ def test_the_independent_checker_finds_nothing(tmp_path, background):
     command = [sys.executable, str(CHECK_STORE), str(tmp_path / "store"), str(tmp_path / "data"), "--expect", "7"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+HALVES = [Shard(1, 2), Shard(2, 2)]
+
+
+def write_shard(folder: Path, shard: Shard, ids: list[int], background: np.ndarray) -> None:
+    with Store.open(folder, identity=IDENTITY, shard=shard) as store:
+        for sample_id in ids:
+            sample = make_sample(background, sample_id)
+            store.write(sample_id, sample, category="plate", source_sha256="e" * 64, extra={"arm": "test"})
+
+
+def test_a_shard_writes_its_own_manifest_and_sees_the_samples_of_all(tmp_path, background):
+    folder = tmp_path / "store"
+    write_shard(folder, HALVES[0], [0, 1], background)
+    with Store.open(folder, identity=IDENTITY, shard=HALVES[1]) as store:
+        assert (store.done(), store.pending) == ({0, 1}, {})
+        assert [line["id"] for line in store.lines()] == ["000000", "000001"]
+        store.write(2, make_sample(background, 2), category="plate", source_sha256="e", extra={})
+        assert store.done() == {0, 1, 2}
+        assert sorted(line["id"] for line in store.lines()) == ["000000", "000001", "000002"]
+    assert [path.name for path in sorted((folder / "shards").glob("*.jsonl"))] == ["1-of-2.jsonl", "2-of-2.jsonl"]
+    assert not (folder / "manifest.jsonl").exists()
+
+
+def test_the_store_adopts_or_disowns_what_shards_made_and_forgets_them(tmp_path, background):
+    folder = tmp_path / "store"
+    write_shard(folder, HALVES[0], [0, 1], background)
+    write_shard(folder, HALVES[1], [2], background)
+    with Store.open(folder, identity=IDENTITY) as store:
+        assert (store.done(), sorted(store.pending)) == (set(), [0, 1, 2])
+        assert list(store.lines()) == []
+        with pytest.raises(AssertionError):
+            store.drop_shards()
+        store.adopt({0: store.pending[0], 2: store.pending[2]})
+        assert (store.done(), sorted(store.pending)) == ({0, 2}, [1])
+        store.disown(1)
+        assert not list(folder.rglob("000001*"))
+        store.drop_shards()
+        assert not (folder / "shards").exists()
+        assert [line["id"] for line in store.lines()] == ["000000", "000002"]
+    fill(tmp_path / "whole", [], background)
+    write_shard(tmp_path / "again", HALVES[0], [0, 2], background)
+    with Store.open(tmp_path / "again", identity=IDENTITY) as store:
+        store.adopt(dict(store.pending))
+        store.drop_shards()
+    assert tree(folder) == tree(tmp_path / "again")
+
+
+def test_of_pending_samples_only_those_with_files_and_whole_lines_count(tmp_path, background):
+    folder = tmp_path / "store"
+    write_shard(folder, HALVES[0], [0, 1, 2], background)
+    shard = folder / "shards" / "1-of-2.jsonl"
+    shard.write_bytes(shard.read_bytes()[:-9])
+    (folder / "plate" / "train" / "scratch" / "000001.png").unlink()
+    with Store.open(folder, identity=IDENTITY) as store:
+        assert sorted(store.pending) == [0]
+    assert not list(folder.rglob("000001*"))
+    assert not list(folder.rglob("000002*"))
+
+
+def test_the_lines_keep_notes_severity_sources_gate_and_notice(tmp_path, background):
+    sample = make_sample(background, 0, defects=("scratch", "pit"))
+    notice = IDENTITY | {"notice": "synthetic", "gate": {"k": 1}}
+    measures = {"area": 3.0, "fingerprint": "0f"}
+    with Store.open(tmp_path / "deep" / "er" / "store", identity=notice) as store:
+        given = {"category": "plate", "source_sha256": "e", "extra": {}, "gate": measures}
+        line = store.write(0, sample, **given)
+        single = store.write(1, make_sample(background, 1), **given)
+        assert list(store.lines()) == [line, single]
+    assert line["notes"] == {"ragged": True}
+    assert line["notice"] == single["notice"] == "synthetic"
+    assert line["checks"]["gate"] == measures
+    for item, instance in zip(line["instances"], sample.layout.instances, strict=True):
+        assert item == {
+            "id": instance.id,
+            "defect": instance.defect,
+            "bbox": list(instance.bbox),
+            "area": int(instance.mask.sum()),
+            "mask_source": "procedural:test",
+            "severity": 1.0,
+        }
+    assert {"classes", "instance_map"} <= line.keys()
+    assert not {"classes", "instance_map"} & single.keys()
+    assert not list((tmp_path / "deep").rglob("*/classes/scratch/*"))
+
+
+def test_an_id_that_comes_twice_is_refused_and_a_last_line_that_is_unsound_is_not_dropped(tmp_path, background):
+    fill(tmp_path / "store", [0, 1], background)
+    manifest = tmp_path / "store" / "manifest.jsonl"
+    whole = manifest.read_bytes()
+    for more, said in (
+        (whole.splitlines(keepends=True)[0], "000000 comes twice"),
+        (b'{"id": "abc"}\n', "keys missing"),
+    ):
+        manifest.write_bytes(whole + more)
+        with pytest.raises(ValueError, match=rf"manifest\.jsonl:3: .*{said}"):
+            Store.open(tmp_path / "store", identity=IDENTITY)
+        assert manifest.read_bytes() == whole + more
