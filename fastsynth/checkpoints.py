@@ -25,6 +25,8 @@ CHECKSUMS = "checksums.json"
 """Hash of every other file."""
 MADE_FROM = "made_from.json"
 """Hash of what the training is made from: no other training goes on from it."""
+NATIVE_WRITERS = ("PytorchStreamWriter", "inline_container.cc")
+"""What torch's error says when a file could not be written."""
 WRAPPER = "module."
 """What a wrapper for several processes puts before every name."""
 
@@ -80,7 +82,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and not any(writer in str(error) for writer in NATIVE_WRITERS):
             raise
         raise OSError(f"{folder}: {error}; free some space and run the same command again") from error
 

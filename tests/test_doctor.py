@@ -18,11 +18,18 @@ from fastsynth.images import encode_png
 def data_root(tmp_path) -> Path:
     root = tmp_path / "tiles"
     rng = np.random.default_rng(0)
-    for name in ("normal/1.png", "normal/2.png", "defects/crack/1.png", "defects/crack/2.png", "defects/pit/3.png"):
+    for name in (
+        "normal/1.png",
+        "normal/2.png",
+        "defects/crack/1.png",
+        "defects/crack/2.png",
+        "defects/pit/3.png",
+        "defects/pit/4.png",
+    ):
         atomic_write(root / name, encode_png(rng.integers(0, 256, (32, 32, 3), np.uint8)))
     mask = np.zeros((32, 32), np.uint8)
     mask[8:16, 8:16] = 255
-    for name in ("masks/crack/1.png", "masks/crack/2.png", "masks/pit/3.png"):
+    for name in ("masks/crack/1.png", "masks/crack/2.png", "masks/pit/3.png", "masks/pit/4.png"):
         atomic_write(root / name, encode_png(mask))
     return root
 
@@ -39,7 +46,7 @@ def test_a_sound_data_set_has_its_images_counted_and_no_complaint(data_root, tmp
     findings = diagnose(data_root, tmp_path / "runs" / "first")
     assert {finding.topic for finding in findings} >= {"python", "device", "memory", "run folder", "disk", "data"}
     assert set(levels(findings, "data")) == {"ok"}
-    assert "tiles: 2 normal images, defects: 2 crack, 1 pit" in messages(findings, "data")
+    assert "tiles: 2 normal images, defects: 2 crack, 2 pit" in messages(findings, "data")
     assert f"{PLANNED_IMAGES:,} images" in messages(findings, "disk")
     assert not (tmp_path / "runs").exists()
 

@@ -63,8 +63,8 @@ def test_an_interrupted_pretraining_ends_with_the_same_weights(config_of, monkey
     assert pipeline.tokens.index(CATEGORY, "groove") >= 0
 
 
-def _save_then_stop(accelerator, folder, *, step):
+def _save_then_stop(accelerator, folder, *, step, made_from):
     from fastsynth.checkpoints import save_checkpoint
 
-    save_checkpoint(accelerator, folder, step=step)
+    save_checkpoint(accelerator, folder, step=step, made_from=made_from)
     raise KeyboardInterrupt
