@@ -157,7 +157,7 @@ def main(count: int, side: int, processes: int) -> None:
             f"audit / decode: {ratios['seconds']:.2f} by the clock, {ratios['processor_seconds']:.2f} of the processor"
         )
         values = {"samples": count, "side": side, "processes": processes, "rows": rows, "audit_over_decode": ratios}
-        print(record(f"scale_{side}", values))
+        print(record(f"scale_{count}x{side}", values))
     finally:
         shutil.rmtree(root, ignore_errors=True)
 

@@ -139,15 +139,26 @@ def test_what_no_longer_fits_the_split_is_listed_by_the_command_that_the_run_nam
     assert "made earlier" not in cli("data", "split", config).out
     parts = json.loads(split.read_text())
     learnt, tested = (next(image for image in parts[part] if "good" in image) for part in ("train", "test"))
+    shutil.copyfile(tiny_tree / learnt, tmp_path / "original.png")
     shutil.copyfile(tiny_tree / tested, tiny_tree / learnt)
+    answer = cli("train", config)
+    assert answer.code == 2
+    assert f"{tiny_tree / learnt} is the test image {tested}" in answer.complaint
+    shutil.copyfile(tiny_tree / learnt, tmp_path / "leak.png")
+    restored = next(image for image in parts["train"] if "good" not in image)
+    shutil.copyfile(tmp_path / "original.png", tiny_tree / learnt)
+    mask = tiny_tree / restored.replace("test", "ground_truth", 1).replace(".png", "_mask.png")
+    mask.write_bytes(encode_png(np.zeros((8, 8, 1), np.uint8)))
     answer = cli("train", config)
     assert answer.code == 3
     command = f"fastsynth data check {tiny_tree} --split {split}"
     assert f"`{command}` lists all" in answer.complaint
+    shutil.copyfile(tmp_path / "leak.png", tiny_tree / learnt)
     answer = cli(*command.split()[1:], "--json")
     assert answer.code == 3
     found = {(problem["path"], problem["kind"]) for problem in json.loads(answer.out)}
-    assert found == {(learnt, "stale_split"), (max(learnt, tested), "duplicate_across_parts")}
+    assert found >= {(learnt, "stale_split"), (max(learnt, tested), "duplicate_across_parts")}
+    assert mask.relative_to(tiny_tree).as_posix() in {path for path, _ in found}
     assert f"{split}: made earlier, for another one choose another output" in cli("data", "split", config).out
 
 

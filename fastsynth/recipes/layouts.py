@@ -14,9 +14,17 @@ from fastsynth.types import Layout
 
 
 def require_sound_data(run: Run) -> None:
-    """Decode every image and mask. Raises CheckFailedError that names the first problem a run would suffer from."""
+    """Decode every image and mask.
+
+    Raises CheckFailedError that names the first problem a run would suffer from, and before it LeakError or ValueError
+    for an image that is no longer the one of the split.
+    """
     with run.stage("check", hash_data=False):  # they may be unsound
         split = run.split if run.split_path.is_file() else None  # a split that is made now needs the data to be sound
+        if split is not None:
+            for normal in (True, False):
+                run.records("train", normal=normal)
+                run.records("val", normal=normal)
         problems = [problem for problem in check_dataset(run.dataset, split) if not problem.harmless]
     if problems:
         root = run.config.data.root

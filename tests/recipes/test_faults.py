@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastsynth.data.manifest import dump_line
-from fastsynth.data.store import read_manifest
+from fastsynth.data.store import FILE_KEYS, read_manifest
 from fastsynth.locks import Lock
 
 STOPPED = "fastsynth: stopped; run the same command again to continue"
@@ -84,7 +84,8 @@ def test_a_run_folder_in_use_is_one_clear_line(verb, copied_run, cli):
 
 
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(whole_run, copied_run, cli, write_config):
-    shutil.rmtree(copied_run.folder / "model")
+    for folder in ("model", "checkpoints"):
+        shutil.rmtree(copied_run.folder / folder)
     steps = with_settings("renderer.training.max_train_steps=6", "renderer.training.save_every=2")
     assert cli("train", copied_run.config, *steps).code == 0
     weights = "model/unet/diffusion_pytorch_model.safetensors"
@@ -138,10 +139,21 @@ def test_dates_of_a_clock_that_jumped_do_not_choose_the_checkpoint(cli, write_co
     assert [line["step"] for line in logged if "step" in line] == []  # all six were done: nothing is trained twice
 
 
+def fill_up(store: Path, count: int) -> None:
+    """Give the store so many samples: its own again and again, under new ids."""
+    lines, many = list(read_manifest(store)), []
+    for number in range(count):
+        line, name = lines[number % len(lines)], f"{number:06d}"
+        paths = {key: line[key].replace(line["id"], name) for key in FILE_KEYS if key in line}
+        for key, path in paths.items():
+            if not (store / path).exists():
+                (store / path).hardlink_to(store / line[key])
+        many.append(dump_line(line | paths | {"id": name}))
+    (store / "manifest.jsonl").write_bytes(b"".join(many))
+
+
 def test_sigterm_ends_an_export_without_a_trace_and_the_same_command_makes_it(copied_run, cli, tmp_path, contents):
-    lines = list(read_manifest(copied_run.store))
-    many = (dump_line(lines[number % len(lines)] | {"id": f"{number:06d}"}) for number in range(2000))
-    (copied_run.store / "manifest.jsonl").write_bytes(b"".join(many))
+    fill_up(copied_run.store, 2000)
     arguments = ("data", "export", copied_run.store, "--format", "coco-polygons", "--output")
     begun = lambda: (tmp_path / ".tmp-out" / "images" / "000050.png").is_file()  # noqa: E731
     answer = cli.stop_when(begun, *arguments, tmp_path / "out", by=signal.SIGTERM)
@@ -175,11 +187,20 @@ def die_at_work(cli, *command: object):
     process = cli.start(*command)
     children = Path(f"/proc/{process}/task/{process}/children")
     deadline = time.monotonic() + 50
-    while not (workers := children.read_text().split()):
+    while not (workers := [child for child in children.read_text().split() if is_worker(child, process)]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(int(workers[0]), signal.SIGKILL)
     return cli.wait()
+
+
+def is_worker(child: str, parent: int) -> bool:
+    """Whether the child goes on with its parent's program; git, which is asked for the commit, does not."""
+    time.sleep(0.05)  # a child that becomes another program starts as its parent
+    try:
+        return Path(f"/proc/{child}/cmdline").read_bytes() == Path(f"/proc/{parent}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture
