@@ -1,11 +1,12 @@
 """Is the shipped autoencoder good enough? The same UNet, data, steps and sampler in its latents and in a yardstick's.
 
     python benchmarks/autoencoder.py configs/magnetic_tile.yaml --yardstick FOLDER [--steps 300] [--samples 100]
-        [--guidance 2]
+        [--guidance 1 2]
 
-FOLDER holds taef2_encoder.pth and taef2_decoder.pth (TAEF2, O. B. Bohan, MIT). For both: PSNR on 128 px defect crops,
-then FAST trained on the run's training third, samples from pure noise on the same layouts and seeds, and their
-foreground KID against the real test defects; then the difference of the two, on the same halves of both sets. Writes
+FOLDER holds taef2_encoder.pth and taef2_decoder.pth (TAEF2, O. B. Bohan, MIT). For both: PSNR of the training defects,
+in 128 px crops at native scale and zoomed as FAST does it; then FAST trained on the run's training third, samples from
+pure noise on the same layouts and seeds at every guidance_scale, and their foreground KID against the real test
+defects; then the difference of the two, on the same halves of both sets. Writes
 benchmarks/results/autoencoder_<data>.json and a sheet. The trained models are kept in runs/autoencoder_trial, by the
 latents they learnt from: the same command goes on from there.
 """
@@ -14,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import train_fast
 from fastsynth.diffusion.views import defect_views, encode_views, normal_views
 from fastsynth.files import sha256_bytes, sha256_json
-from fastsynth.layouts.crop import ValueRange, crop_around, cut, to_model
+from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, to_model
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.quality.image_metrics import KID_NAME, defect_crops, kid, kid_of_halves, trunk_features
 from fastsynth.recipes.layouts import draw_layouts
@@ -42,6 +44,7 @@ from fastsynth.types import Sample, sample_seed
 UNIT = 10
 KEPT = Path("runs/autoencoder_trial")
 SAVE_EVERY = 100
+SIZE = 128
 
 
 class Block(nn.Module):
@@ -123,10 +126,8 @@ def psnr(autoencoder: nn.Module, pictures: Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def trial(
-    run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps: int, samples: int, guidance_scale: float
-) -> list[Sample]:
-    """Train FAST in the autoencoder's latents and draw `samples` from pure noise."""
+def trained(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, steps: int) -> FASTPipeline:
+    """FAST, trained in the autoencoder's latents."""
     settings, training, base = run.config.renderer, run.config.renderer.training, run.config.renderer.base.fresh
     torch.manual_seed(run.config.seed)
     pairs = sorted({(e.category, e.defect) for e in exemplars})
@@ -163,10 +164,18 @@ def trial(
         parts, defects, clean, output=KEPT / f"{learnt_from[:12]}-{steps}", seed=run.config.seed, max_train_steps=steps,
         save_every=SAVE_EVERY, log=lambda _: None, **options,
     )  # fmt: skip
+    return parts
+
+
+def draw(
+    run: Run, parts: FASTPipeline, exemplars: list[Exemplar], *, samples: int, guidance_scale: float
+) -> list[Sample]:
+    """As many samples from pure noise, without FARM."""
+    settings = run.config.renderer
     renderer = FASTRenderer(
         parts,
         ExemplarBank(exemplars),
-        context=context,
+        context=settings.context,
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=guidance_scale,
         farm="off",
@@ -186,62 +195,65 @@ def features(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return trunk_features(defect_crops([image for image, _ in pairs], [foreground for _, foreground in pairs]))
 
 
+def tiles(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    return [defect_tile(*pair, size=128, outline=False) for pair in pairs[:10]]
+
+
+def difference(wanted: np.ndarray, ours: np.ndarray, theirs: np.ndarray, *, seed: int) -> dict[str, float]:
+    """Our KID less theirs, on the same halves of the real and of the drawn defects."""
+    more = np.subtract(*(kid_of_halves(wanted, each, rng=np.random.default_rng(seed)) for each in (ours, theirs)))
+    low, high = np.percentile(more, [2.5, 97.5])
+    return {"mean": float(more.mean()), "low": float(low), "high": float(high)}
+
+
+def zoomed_crop(exemplar: Exemplar) -> np.ndarray:
+    """The defect with its surroundings as FAST sees it: (3, 128, 128) in [-1, 1]."""
+    crop = crop_around(_box(exemplar.foreground), image_size=exemplar.foreground.shape)
+    return to_model(cut(exemplar.image, crop), size=SIZE, values=ValueRange.of(exemplar.image))
+
+
+def native_crop(exemplar: Exemplar) -> np.ndarray:
+    """128 px around the defect's middle at native scale, mirrored at the picture's border: (3, 128, 128) in [-1, 1]."""
+    left, top, right, bottom = _box(exemplar.foreground)
+    crop = Crop((left + right - SIZE) // 2, (top + bottom - SIZE) // 2, SIZE)
+    return to_model(cut(exemplar.image, crop), size=SIZE, values=ValueRange.of(exemplar.image))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("--yardstick", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--guidance", type=float, default=2.0, help="guidance_scale of the sampler")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0], help="values of guidance_scale")
     arguments = parser.parse_args()
     run = Run(load_config(RunConfig, arguments.config))
     exemplars = run.exemplars("train")
     real = [run.read(record) for record in run.records("test", normal=False)]
-    crops = [
-        to_model(cut(e.image, crop_around(_box(e.foreground), image_size=e.foreground.shape)), size=128,
-                 values=ValueRange.of(e.image))
-        for e in exemplars
-    ]  # fmt: skip
-    pictures = torch.from_numpy(np.stack(crops))
+    zoomed, native = (torch.from_numpy(np.stack([crop(e) for e in exemplars])) for crop in (zoomed_crop, native_crop))
     yardstick = Yardstick(arguments.yardstick)
-    yardstick.measure(pictures)
-    found, drawn, rows, labels = (
-        {},
-        {},
-        [[defect_tile(*pair, size=128, outline=False) for pair in real[:: len(real) // 10][:10]]],
-        ["real"],
-    )
+    yardstick.measure(zoomed)
     wanted = features(real)
+    found: dict[str, dict[str, Any]] = {}
+    drawn: dict[float, list[np.ndarray]] = {scale: [] for scale in arguments.guidance}
+    rows, labels = [tiles(real[:: len(real) // 10])], ["real"]
     for name, autoencoder in (("shipped", load_autoencoder(None)), ("yardstick", yardstick)):
-        samples = trial(
-            run,
-            autoencoder,
-            exemplars,
-            steps=arguments.steps,
-            samples=arguments.samples,
-            guidance_scale=arguments.guidance,
-        )
-        pairs = [(sample.image, sample.mask > 0) for sample in samples]
-        drawn[name] = features(pairs)
-        distance = kid(wanted, drawn[name], rng=np.random.default_rng(run.config.seed))
-        found[name] = {"psnr_db": psnr(autoencoder, pictures), "kid": distance._asdict()}
-        rows.append([defect_tile(*pair, size=128, outline=False) for pair in pairs[:10]])
-        labels.append(name)
-        print(name, found[name])
-    halves = [kid_of_halves(wanted, each, rng=np.random.default_rng(run.config.seed)) for each in drawn.values()]
-    more = halves[0] - halves[1]
-    low, high = np.percentile(more, [2.5, 97.5])
-    difference = {"mean": float(more.mean()), "low": float(low), "high": float(high)}
-    print("shipped - yardstick", difference)
+        parts = trained(run, autoencoder, exemplars, steps=arguments.steps)
+        found[name] = {"psnr_db": {"native": psnr(autoencoder, native), "zoomed": psnr(autoencoder, zoomed)}, "kid": {}}
+        for scale in arguments.guidance:
+            samples = draw(run, parts, exemplars, samples=arguments.samples, guidance_scale=scale)
+            pairs = [(sample.image, sample.mask > 0) for sample in samples]
+            drawn[scale].append(features(pairs))
+            distance = kid(wanted, drawn[scale][-1], rng=np.random.default_rng(run.config.seed))
+            found[name]["kid"][f"{scale:g}"] = distance._asdict()
+            rows.append(tiles(pairs))
+            labels.append(f"{name}, guidance {scale:g}")
+            print(labels[-1], distance, flush=True)
+    differences = {f"{scale:g}": difference(wanted, *both, seed=run.config.seed) for scale, both in drawn.items()}
+    print("shipped - yardstick", differences)
     name = f"autoencoder_{arguments.config.stem}"
-    trial_of = {
-        "steps": arguments.steps,
-        "samples": arguments.samples,
-        "guidance_scale": arguments.guidance,
-        "seed": run.config.seed,
-        "metric": KID_NAME,
-    }
-    print(record(name, {"trial": trial_of, "autoencoders": found, "shipped_minus_yardstick": difference}))
+    trial_of = {"steps": arguments.steps, "samples": arguments.samples, "seed": run.config.seed, "metric": KID_NAME}
+    print(record(name, {"trial": trial_of, "autoencoders": found, "shipped_minus_yardstick": differences}))
     # after the record: a sheet that differs from the committed one would make the commit a dirty one
     save_sheet(RESULTS / f"{name}.jpg", contact_sheet(rows, row_labels=labels, tile=128))
 
