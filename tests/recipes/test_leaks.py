@@ -97,9 +97,11 @@ def test_a_test_image_in_place_of_a_stored_sample_is_refused_with_both_names(lea
 def test_filter_refuses_a_sample_whose_background_has_become_a_test_image(leaky, cli):
     line = next(read_manifest(leaky.folder / "synthetic"))
     victim = leaky.data / line["source_image"]
+    stored = (leaky.folder / "synthetic" / "manifest.jsonl").read_bytes()
     for copy, how in COPIES.items():
         victim.write_bytes(copy(leaky.test_image))
         leaky.refused(cli("filter", leaky.config), victim, how=how)
+    assert (leaky.folder / "synthetic" / "manifest.jsonl").read_bytes() == stored
 
 
 def test_a_training_image_that_changed_otherwise_is_refused_and_named(leaky, cli):
