@@ -71,7 +71,7 @@ def load_augmentation(path: Path) -> A.Compose:
     try:
         saved = yaml.safe_load(text) if _is_yaml(path) else json.loads(text)
         tree = saved["transform"]
-    except (yaml.YAMLError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not an albumentations pipeline; write it with albumentations.save") from error
     return _from_tree(tree)
 

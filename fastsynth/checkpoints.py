@@ -114,8 +114,7 @@ def _checkpoints(output: Path) -> list[Path]:
 
 
 def _refuse_other(path: Path, made_from: str) -> None:
-    """Checkpoints of older versions do not say what they were made from."""
-    if (path / MADE_FROM).is_file() and read_json(path / MADE_FROM)["sha256"] != made_from:
+    if read_json(path / MADE_FROM)["sha256"] != made_from:
         raise ValueError(
             f"{path} is of a training with other settings or images; choose another output, or delete {path.parent} "
             "to train from the start"
@@ -128,13 +127,11 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _damaged_file(folder: Path) -> Path | None:
-    """A file that is missing or not what was written; None when all is well. Old checkpoints have no checksums."""
+    """A file that is missing or not what was written; None when all is well."""
     path = folder / CHECKSUMS
-    if not path.is_file():
-        return None
     try:
         wanted = read_json(path)
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return path
     found = _checksums(folder)
-    return next((folder / name for name, sha256 in wanted.items() if found.get(name) != sha256), None)
+    return next((folder / name for name in (MADE_FROM, *wanted) if found.get(name) != wanted.get(name, "")), None)

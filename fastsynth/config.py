@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from fastsynth.errors import SHOWN, shorten_words, shortened, shown
-from fastsynth.files import sha256_json
+from fastsynth.files import read_at_most, sha256_json
 
 MAX_YAML_BYTES = 200_000
 """Larger files are refused before they are read: no configuration comes near."""
@@ -69,14 +69,11 @@ def read_yaml(path: Path) -> Any:
         FileNotFoundError: no such file.
         ValueError: a folder, too large, not YAML, aliases, tags, endless nesting or digits; one line.
     """
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; wanted a YAML file")
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise FileNotFoundError(f"{path}: no such config file")
-    if (size := path.stat().st_size) > MAX_YAML_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; of YAML at most {MAX_YAML_BYTES:,} are read")
+    data = read_at_most(path, MAX_YAML_BYTES, kind="YAML")
     try:
-        return _parse_yaml(path.read_text(encoding="utf-8"))
+        return _parse_yaml(data.decode())
     except ValueError as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
 

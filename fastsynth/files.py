@@ -38,14 +38,20 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, (text + "\n").encode())
 
 
+def read_at_most(path: Path, limit: int, *, kind: str) -> bytes:
+    """The bytes of a file. Raises FileNotFoundError, or ValueError when it is a folder or has more than `limit`."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; wanted a {kind} file")
+    if (size := path.stat().st_size) > limit:
+        raise ValueError(f"{path} has {size:,} bytes; of {kind} at most {limit:,} are read")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> Any:
     """Raises FileNotFoundError, or ValueError that names the file when it is a folder, too large or not JSON."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; wanted a JSON file")
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; of JSON at most {MAX_JSON_BYTES:,} are read")
+    data = read_at_most(path, MAX_JSON_BYTES, kind="JSON")
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(data.decode())
     except ValueError as error:
         raise ValueError(f"{path} is not readable JSON ({error}); delete it or restore it from a backup") from error
 

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from fastsynth.config import read_yaml
 from fastsynth.data.export.folder import inside
 from fastsynth.data.identity import IDENTITY
 from fastsynth.data.manifest import REJECTED, SHARDS, read_manifest
@@ -117,7 +118,7 @@ def make_card(store: Path, *, config: Mapping[str, Any], files: str = STORED_FIL
 def run_values(store: Path) -> dict[str, Any]:
     """What config.yaml of the run around the store says; empty where there is none."""
     path = store.resolve().parent / "config.yaml"
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    values = read_yaml(path) if path.is_file() else None
     return values if isinstance(values, dict) else {}
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from fastsynth.bench_config import BenchConfig
+from fastsynth.data.manifest import MANIFEST
 from fastsynth.environment import environment
-from fastsynth.files import read_json, sha256_json, write_json
+from fastsynth.files import read_json, sha256_file, sha256_json, write_json
 from fastsynth.images import read_image
-from fastsynth.recipes.evaluating import QUALITY_FILE, evaluate
+from fastsynth.recipes.evaluating import MEASURED, QUALITY_FILE, evaluate
 from fastsynth.recipes.judging import planned_arms, real_segmenter, train_arm
 from fastsynth.recipes.rendering import generate, train_renderer
 from fastsynth.recipes.trained import TRAINED
@@ -117,9 +118,9 @@ def _share(run: Run, rows: dict[str, Run]) -> None:
 
 
 def _is_current(run: Run) -> bool:
-    """Whether quality.json is younger than the store's last sample."""
-    quality, manifest = run.folder / QUALITY_FILE, run.store_folder / "manifest.jsonl"
-    return quality.is_file() and quality.stat().st_mtime >= manifest.stat().st_mtime
+    """Whether quality.json is of the samples that are in the store now."""
+    quality = run.folder / QUALITY_FILE
+    return quality.is_file() and read_json(quality).get(MEASURED) == sha256_file(run.store_folder / MANIFEST)
 
 
 def _training_minutes(run: Run) -> float | None:

@@ -14,8 +14,8 @@ import numpy as np
 from fastsynth.data.datasets import Record
 from fastsynth.data.export.folder import inside
 from fastsynth.data.manifest import dump_line
-from fastsynth.data.store import read_manifest
-from fastsynth.files import atomic_write, write_json
+from fastsynth.data.store import MANIFEST, read_manifest
+from fastsynth.files import atomic_write, sha256_file, write_json
 from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate_measures import SEEN_SHARE, change
 from fastsynth.quality.image_metrics import (
@@ -37,6 +37,8 @@ from fastsynth.recipes.judging import presence, real_segmenter
 from fastsynth.run import Run
 
 QUALITY_FILE = "quality.json"
+MEASURED = "manifest_sha256"
+"""Key of quality.json: of which samples the figures are."""
 PRESENCE_FILE = "presence.jsonl"
 FEWEST = 4
 """Defects below which a type's distances say nothing."""
@@ -93,7 +95,8 @@ def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
     if found_lines:
         found_lines.sort(key=lambda line: str(line["id"]))
         atomic_write(run.folder / PRESENCE_FILE, b"".join(map(dump_line, found_lines)))
-    found = {"types": types, "mean": _mean(types), "names": NAMES}
+    measured = sha256_file(run.store_folder / MANIFEST)
+    found = {"types": types, "mean": _mean(types), "names": NAMES, MEASURED: measured}
     write_json(run.folder / QUALITY_FILE, found)
     return found
 

@@ -22,11 +22,8 @@ def write_trained(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def verify_trained(folder: Path) -> None:
-    """Raises ValueError that names the first file that is not the one which was saved.
-
-    Models of older versions come without hashes and are taken as they are.
-    """
-    for name, wanted in read_json(folder / TRAINED).get("sha256", {}).items():
+    """Raises ValueError that names the first file that is not the one which was saved."""
+    for name, wanted in read_json(folder / TRAINED)["sha256"].items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{path} is missing; restore it, or delete {folder} and train again")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
+from fastsynth.config import read_yaml
 from fastsynth.data.store import IDENTITY, MANIFEST, read_manifest
 from fastsynth.files import atomic_write, read_json, sha256_file
 from fastsynth.report import plots, summary
@@ -51,7 +51,7 @@ def _content(folder: Path) -> dict[str, Any]:
     rows, differences = metrics.get("rows", []), metrics.get("differences", [])
     funnel = summary.funnel(manifest, _read_lines(store / "rejected" / "rejected.jsonl"))
     config = _read_text(folder / "config.yaml")
-    settings = yaml.safe_load(config) or {}
+    settings = read_yaml(folder / "config.yaml") if config else {}
     asked = settings.get("generate", {}).get("count")
     sizes = _sizes(settings.get("data", {}), _read_json(folder / "split.json"), manifest)
     return {
