@@ -51,17 +51,10 @@ def read_json(path: Path) -> Any:
     """Raises FileNotFoundError, or ValueError that names the file when it is a folder, too large or not JSON."""
     data = read_at_most(path, MAX_JSON_BYTES, kind="JSON")
     try:
-        return parse_json(data.decode())
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); delete it or restore it from a backup") from error
-
-
-def parse_json(text: str) -> Any:
-    """Raises ValueError when it is not JSON, nested too deeply, or holds a number of thousands of digits."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{path} is not readable JSON ({reason}); delete it or restore it from a backup") from error
 
 
 def sha256_bytes(data: bytes) -> str:

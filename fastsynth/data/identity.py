@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from fastsynth.data.manifest import check_name, shortened
+from fastsynth.data.manifest import check_name
+from fastsynth.errors import shown
 from fastsynth.files import read_json, write_json
 
 IDENTITY = "store.json"
@@ -64,22 +65,22 @@ def read_identity(folder: Path) -> Identity:
 
 def _check(value: Any) -> None:
     if not isinstance(value, dict):
-        raise ValueError(f"it holds {shortened(value)}; wanted an object with the keys of a store")
+        raise ValueError(f"it holds {shown(value)}; wanted an object with the keys of a store")
     for key, (kinds, wanted) in KINDS.items():
         if key not in value and key not in OPTIONAL:
             raise ValueError(f"{key} is missing")
         if key in value and type(value[key]) not in kinds:
-            raise ValueError(f"{key} is {shortened(value[key])}; wanted {wanted}")
+            raise ValueError(f"{key} is {shown(value[key])}; wanted {wanted}")
     defects = value["defects"]
     if not 0 < len(defects) <= MOST_DEFECTS:
         raise ValueError(f"defects has {len(defects)} names; wanted 1 to {MOST_DEFECTS}")
     for name in defects:
         check_name(name, "one of defects")
     if len(set(defects)) < len(defects):
-        raise ValueError(f"defects is {shortened(defects)}; wanted every name once")
+        raise ValueError(f"defects is {shown(defects)}; wanted every name once")
     for key, setting in value.get("gate", {}).items():
         if not all(type(item) in SCALARS for item in (setting if type(setting) is list else [setting])):
-            raise ValueError(f"{key} is {shortened(setting)}; wanted a plain value or a list of them")
+            raise ValueError(f"{key} is {shown(setting)}; wanted a plain value or a list of them")
 
 
 def settle_identity(folder: Path, identity: Identity) -> None:
@@ -91,7 +92,7 @@ def settle_identity(folder: Path, identity: Identity) -> None:
     stored: dict[str, Any] = {**read_identity(folder)}
     for key in sorted(identity.keys() | stored.keys()):
         if stored.get(key) != identity.get(key):
-            difference = f"{key} {shortened(stored.get(key))}, this run has {shortened(identity.get(key))}"
+            difference = f"{key} {shown(stored.get(key))}, this run has {shown(identity.get(key))}"
             if key == "gate":
                 difference = _gate_difference(stored.get("gate"), identity.get("gate"))
             raise ValueError(

@@ -13,12 +13,13 @@ import json
 import math
 import os
 import re
-import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
+
+from fastsynth.errors import shown
 
 MANIFEST = "manifest.jsonl"
 SHARDS = "shards"
@@ -280,12 +281,7 @@ def _is_number(value: Any, low: float, high: float) -> bool:
 
 
 def _refuse(key: str, value: Any, wanted: str) -> NoReturn:
-    raise ValueError(f"{key} is {shortened(value)}; wanted {wanted}")
-
-
-def shortened(value: object) -> str:
-    """As Python writes it; of what is long its beginning and end."""
-    return _SHORT.repr(value)
+    raise ValueError(f"{key} is {shown(value)}; wanted {wanted}")
 
 
 def _depth(value: Any) -> int:
@@ -306,8 +302,6 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
-_SHORT = reprlib.Repr()
-_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlist, _SHORT.maxlevel = 80, 80, 12, 3
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -21,7 +21,8 @@ from fastsynth.config import Config
 from fastsynth.data.datasets import DataSet, Record
 from fastsynth.data.duplicates import Cluster, Looks, clusters
 from fastsynth.data.groups import check_regex
-from fastsynth.data.manifest import is_path, shortened
+from fastsynth.data.manifest import is_path
+from fastsynth.errors import shown
 from fastsynth.files import read_json, sha256_file, write_json
 from fastsynth.images import read_image
 
@@ -98,14 +99,14 @@ class Split:
         if not all(map(is_path, images)):
             image = next(image for image in images if not is_path(image))
             raise ValueError(
-                f"{path}: {shortened(image)} is not below the data root; wanted relative paths with forward slashes, "
+                f"{path}: {shown(image)} is not below the data root; wanted relative paths with forward slashes, "
                 "without .. . Make it again"
             )
         if not all(isinstance(sha256, str) for sha256 in value["sha256"].values()):
             raise ValueError(f"{path}: every hash must be a text. Make it again")
         settings, known = value.get("settings", {}), SplitConfig.model_fields.keys()
         if not isinstance(settings, dict) or not settings.keys() <= known:
-            raise ValueError(f"{path}: settings is {shortened(settings)}; wanted {', '.join(known)}. Make it again")
+            raise ValueError(f"{path}: settings is {shown(settings)}; wanted {', '.join(known)}. Make it again")
         parts = {part: tuple(value[part]) for part in ("train", "val", "test")}
         return cls(**parts, seed=value["seed"], sha256=value["sha256"], settings=settings)
 

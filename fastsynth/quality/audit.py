@@ -35,10 +35,10 @@ from fastsynth.data.manifest import (
     entries,
     manifest_files,
     shard_files,
-    shortened,
 )
 from fastsynth.data.split import Split
 from fastsynth.data.store import FILE_KEYS, TEMPORARY, links
+from fastsynth.errors import shown
 from fastsynth.files import sha256_bytes
 from fastsynth.images import MAX_PIXELS, read_image
 from fastsynth.locks import LOCK
@@ -298,7 +298,7 @@ def _instance_problems(line: Line, inside: np.ndarray) -> Iterator[str]:
         yield f"the instances cover {union}, the mask covers {box}"
     areas = [instance["area"] for instance in instances]
     if sum(areas) < np.count_nonzero(inside):
-        yield f"instance areas {shortened(areas)} do not fit a mask of {np.count_nonzero(inside)} pixels"
+        yield f"instance areas {shown(areas)} do not fit a mask of {np.count_nonzero(inside)} pixels"
 
 
 def _instance_map_problems(line: Line, instance_map: np.ndarray, inside: np.ndarray) -> Iterator[str]:

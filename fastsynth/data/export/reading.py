@@ -10,7 +10,8 @@ import numpy as np
 
 from fastsynth.data.export.folder import inside
 from fastsynth.data.identity import read_identity
-from fastsynth.data.manifest import Line, read_manifest, shortened
+from fastsynth.data.manifest import Line, read_manifest
+from fastsynth.errors import shown
 from fastsynth.files import sha256_bytes
 from fastsynth.images import read_image, read_mask
 from fastsynth.types import COMBINED
@@ -105,8 +106,8 @@ def read_samples(store: Path) -> Iterator[StoredSample]:
         defects = {item["defect"] for item in line["instances"]} | ({line["defect"]} - {COMBINED})
         if unknown := sorted(defects - set(names)):
             raise ValueError(
-                f"{store}: sample {line['id']} has the defect {shortened(unknown[0])}, store.json knows "
-                f"{shortened(names)}; run `fastsynth audit`"
+                f"{store}: sample {line['id']} has the defect {shown(unknown[0])}, store.json knows "
+                f"{shown(names)}; run `fastsynth audit`"
             )
         yield StoredSample(store, line, names)
     if not seen:
