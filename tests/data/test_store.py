@@ -315,13 +315,6 @@ def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path):
         Store.open(tmp_path / "file" / "store", identity=IDENTITY)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
-def test_a_read_only_folder_is_an_os_error(tmp_path):
-    (tmp_path / "store").mkdir(mode=0o500)
-    with pytest.raises(PermissionError):
-        Store.open(tmp_path / "store", identity=IDENTITY)
-
-
 @pytest.mark.data
 @pytest.mark.skipif(not CHECK_STORE.is_file(), reason="the independent checker is not there")
 def test_the_independent_checker_finds_nothing(tmp_path, background):
