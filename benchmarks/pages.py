@@ -197,7 +197,7 @@ def remarks_of(name: str) -> str:
 def pages() -> dict[str, str]:
     """Every generated page by its name in docs/."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    verdicts = {name: result for name, result in found.items() if "verdict" in result}
+    verdicts = {name: result for name, result in found.items() if "differences" in result}
     trials = {
         name.removeprefix("autoencoder_"): result for name, result in found.items() if name.startswith("autoencoder_")
     }
