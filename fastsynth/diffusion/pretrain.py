@@ -127,7 +127,6 @@ def pretrain(config: AutoencoderConfig) -> Path:
     for step in training.steps():
         rng = np.random.default_rng((config.seed, step))
         image = pool.batch(*_crops(config, step), rng).to(training.device)
-        image = image.contiguous(memory_format=torch.channels_last)
         latents = model.encode(image).latents
         noise = latent_noise(latents.shape, scale=_noise_scale(config, step), rng=rng).to(latents)
         decoded = model.decode(latents + noise).sample

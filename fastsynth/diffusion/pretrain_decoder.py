@@ -182,8 +182,7 @@ def finish(config: DecoderConfig) -> Path:
         pictures, masks, latents = (part.to(training.device) for part in batch)
         mask = latent_mask(masks)
         noise = latent_noise(latents.shape, scale=config.latent_noise, rng=rng).to(latents)
-        noisy = (latents + mask * noise).contiguous(memory_format=torch.channels_last)
-        decoded = training.model.decode(noisy).sample
+        decoded = training.model.decode(latents + mask * noise).sample
 
         # only the inside is ever seen, so only that is judged, in its surroundings
         shown = torch.where(masks > 0, decoded, pictures)
