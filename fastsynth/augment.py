@@ -8,7 +8,6 @@ import copy
 import difflib
 import inspect
 import io
-import json
 import os
 import random
 import warnings
@@ -18,10 +17,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from fastsynth.augment_config import AugmentConfig
-from fastsynth.files import atomic_write
+from fastsynth.config import read_yaml
+from fastsynth.files import atomic_write, read_json
 from fastsynth.images import outline, to_uint8
 from fastsynth.types import check_image
 
@@ -63,15 +62,14 @@ def load_augmentation(path: Path) -> A.Compose:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: not a saved pipeline, or one with unknown transforms or arguments.
+        ValueError: not a saved pipeline, too large, or one with unknown transforms or arguments.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such augmentation pipeline")
-    text = path.read_text(encoding="utf-8")
+    saved = read_yaml(path) if _is_yaml(path) else read_json(path)
     try:
-        saved = yaml.safe_load(text) if _is_yaml(path) else json.loads(text)
         tree = saved["transform"]
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: not an albumentations pipeline; write it with albumentations.save") from error
     return _from_tree(tree)
 

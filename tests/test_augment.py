@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -138,6 +139,13 @@ def test_a_mistake_in_a_transform_is_one_clear_line(transform, hint):
     with pytest.raises(ValueError, match=hint) as error:
         pipeline(transform)
     assert "\n" not in str(error.value)
+
+
+def test_aliases_that_multiply_are_refused(tmp_path):
+    lines = ["a: &a [1, 1]", *(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}]" for a, b in pairwise("abcdefghij"))]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "transform: *j"]))
+    with pytest.raises(ValueError, match=r"bomb\.yaml: .*alias \*a; write the value out"):
+        load_augmentation(tmp_path / "bomb.yaml")
 
 
 def test_what_is_no_pipeline_is_refused(tmp_path):

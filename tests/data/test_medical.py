@@ -343,6 +343,18 @@ def test_a_damaged_volume_is_named(damage, tmp_path):
         import_volumes(tmp_path / "src", tmp_path / "t", kind="nifti")
 
 
+def test_a_volume_of_too_many_voxels_is_refused_with_the_limit_before_it_is_read(tmp_path):
+    (tmp_path / "src").mkdir()
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((2000, 2000, 2000))
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    (tmp_path / "src" / "huge.nii").write_bytes(header.binaryblock + bytes(4))
+    with pytest.raises(ValueError, match=r"huge\.nii: 8,000,000,000 voxels; at most 600,000,000 are read"):
+        import_volumes(tmp_path / "src", tmp_path / "t", kind="nifti")
+    assert not (tmp_path / "t").exists()
+
+
 def test_a_missing_library_says_what_to_install(phantoms, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "nibabel", None)
     code, said = command(

@@ -272,6 +272,39 @@ def test_nothing_identifying_is_said_whatever_is_wrong(damage, tmp_path, caplog,
         assert ";" in text
 
 
+def test_a_series_of_too_many_voxels_is_refused_with_the_limit(tmp_path, caplog, capsys):
+    write_slice(tmp_path / "in" / "0.dcm", np.zeros((4, 4), np.int16), Rows=40_000, Columns=40_000)
+    text = said(caplog, capsys, lambda: import_volumes(tmp_path / "in", tmp_path / "t", kind="dicom"))
+    assert "1,600,000,000 voxels; at most 600,000,000 are read" in text
+    assert not (tmp_path / "t").exists()
+
+
+def deflate(path, stored, *, swell=0):
+    """A sound deflated file, with `swell` bytes of zeros in an element that nothing reads."""
+    write_slice(path, stored)
+    found = pydicom.dcmread(path)
+    found.add_new(0x00091010, "OB", bytes(swell))
+    found.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    found.save_as(path, enforce_file_format=True)
+
+
+def test_a_deflated_file_is_read(tmp_path):
+    plane = np.arange(30 * 32, dtype=np.int16).reshape(30, 32)
+    deflate(tmp_path / "in" / "0.dcm", plane)
+    (source,) = dicom_sources(tmp_path / "in", masks=None, rule=parse_rule("file"))
+    values, _, _ = source.load()
+    np.testing.assert_array_equal(values[..., 0], plane.T)
+
+
+def test_a_deflated_bomb_is_refused_with_the_limit(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("fastsynth.data.medical.dicom.MAX_BYTES", 5_000_000)
+    deflate(tmp_path / "in" / "0.dcm", np.zeros((30, 32), np.int16), swell=20_000_000)
+    assert (tmp_path / "in" / "0.dcm").stat().st_size < 100_000
+    text = said(caplog, capsys, lambda: import_volumes(tmp_path / "in", tmp_path / "t", kind="dicom"))
+    assert "more than 5,000,000 bytes when inflated" in text
+    assert not (tmp_path / "t").exists()
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
 def test_monochrome1_is_shown_bright_and_comes_back_as_it_was(dtype, tmp_path):
     rng = np.random.default_rng(0)

@@ -7,6 +7,7 @@ Sources: PS3.3 C.7.6.2 (image plane), C.7.6.3.1 (photometric interpretation), C.
 
 import logging
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fastsynth.data.medical.patients import PatientRule
 from fastsynth.data.medical.pictures import find_plane, label_plane
 from fastsynth.data.medical.source import Loaded, Source, files_below
 from fastsynth.data.medical.volume import MAX_VOXELS, Record, coding_for
+from fastsynth.images import MAX_BYTES
 
 TAGS = (
     *("SeriesInstanceUID", "InstanceNumber", "Modality", "BurnedInAnnotation", "NumberOfFrames", "Rows", "Columns"),
@@ -30,6 +32,10 @@ TAGS = (
     *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"),
 )
 PIXELS = "PixelData"
+DEFLATED = "1.2.840.10008.1.2.1.99"
+META_START = 144
+"""Bytes before what the length of the file meta information counts: preamble, prefix and that length (PS3.10 7.1)."""
+CHUNK = 1 << 20
 MODALITIES = {"CR", "CT", "DX", "IO", "MG", "MR", "NM", "OCT", "OP", "PT", "RF", "US", "XA"}
 """Anything else is recorded as OT: a free text must not get through."""
 TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -94,6 +100,7 @@ def _read_header(path: Path, rule: PatientRule) -> Header | None:
     pydicom = library("pydicom")
     if not _looks_like_dicom(path):
         return None
+    _check_inflated(path)
     if rule.tag is not None and library("pydicom.datadict").tag_for_keyword(rule.tag) is None:
         raise ValueError(f"--patient tag:{rule.tag}: no such DICOM keyword; wanted one like StudyInstanceUID")
     with _discreet(path):
@@ -116,6 +123,27 @@ def _read_header(path: Path, rule: PatientRule) -> Header | None:
 def _looks_like_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def _check_inflated(path: Path) -> None:
+    """Refuse a deflated file (PS3.5 A.5) that swells beyond MAX_BYTES, before pydicom inflates it at once.
+
+    Raises ValueError that names the limit.
+    """
+    with _discreet(path):
+        meta = library("pydicom.filereader").read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") != DEFLATED:
+            return
+        start = META_START + int(meta.FileMetaInformationGroupLength)
+    inflater, left = zlib.decompressobj(-zlib.MAX_WBITS), MAX_BYTES
+    with path.open("rb") as file, _discreet(path):
+        file.seek(start)
+        compressed = file.read(CHUNK)
+        while compressed and not inflater.eof and left >= 0:
+            left -= len(inflater.decompress(compressed, CHUNK))
+            compressed = inflater.unconsumed_tail or file.read(CHUNK)
+    if left < 0:
+        raise ValueError(f"{path}: more than {MAX_BYTES:,} bytes when inflated; at most that is read of one file")
 
 
 def _load(headers: list[Header], folder: Path, masks: Path | None) -> Loaded:
