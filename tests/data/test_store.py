@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastsynth.data.manifest import Shard
-from fastsynth.data.store import Store, read_manifest
+from fastsynth.data.store import Store, read_manifest, remove_files
 from fastsynth.files import atomic_write, sha256_file
 from fastsynth.images import encode_png, read_image
 from fastsynth.types import Instance, Layout, Sample, sample_seed
@@ -253,10 +253,19 @@ def test_a_sample_that_breaks_the_contract_leaves_no_trace(tmp_path, background)
     changed[tuple(outside)] ^= 1
     shifted = np.roll(good.mask, 1, axis=0)
     soft = np.where(good.mask > 0, 128, 0).astype(np.uint8)
+    stained = good.mask.copy()
+    stained[tuple(outside)] = 1
     bad = {
         "1 pixels changed outside the mask": Sample(changed, good.mask, good.layout, 1, "invert"),
         "mask differs from the layout": Sample(good.image, shifted, good.layout, 1, "invert"),
         "values other than 0 and 255": Sample(good.image, soft, good.layout, 1, "invert"),
+        "mask is empty or holds values": Sample(good.image, stained, good.layout, 1, "invert"),
+        r"invert on plate/train/good/000\.png: mask is empty": Sample(
+            good.image, np.zeros_like(soft), good.layout, 1, "invert"
+        ),
+        r"defects \['dent'\] are not among the store's \['pit', 'scratch'\]": make_sample(
+            background, 0, defects=("pit", "dent")
+        ),
         "render at native size": Sample(good.image.astype(np.uint16), good.mask, good.layout, 1, "invert"),
     }
     with Store.open(tmp_path / "store", identity=IDENTITY) as store:
@@ -266,6 +275,10 @@ def test_a_sample_that_breaks_the_contract_leaves_no_trace(tmp_path, background)
         for name in ("", ".", "..", "../plate", "a/b", "a\\b", "C:", "a\0", "shards", "rejected", "x" * 256):
             with pytest.raises(ValueError, match="category is "):
                 store.write(0, good, category=name, source_sha256="e", extra={})
+        for name in ("", "..", "a/b"):
+            sample = make_sample(background, 0, defects=(name,))
+            with pytest.raises(ValueError, match="defect is "):
+                store.write(0, sample, category="plate", source_sha256="e", extra={})
         with pytest.raises(ValueError, match="belong to the manifest"):
             store.write(0, good, category="plate", source_sha256="e", extra={"seed": 1})
         assert store.done() == set()
@@ -382,6 +395,63 @@ def test_of_pending_samples_only_those_with_files_and_whole_lines_count(tmp_path
         assert sorted(store.pending) == [0]
     assert not list(folder.rglob("000001*"))
     assert not list(folder.rglob("000002*"))
+
+
+def test_pending_samples_keep_all_their_files_and_one_that_is_written_again_is_pending_no_more(tmp_path, background):
+    folder = tmp_path / "store"
+    write_shard(folder, HALVES[0], [0, 1, 2], background)
+    write_shard(folder, HALVES[1], [3], background)
+    files = tree(folder / "plate")
+    with Store.open(folder, identity=IDENTITY) as store:
+        assert tree(folder / "plate") == files
+        store.write(1, make_sample(background, 1), category="plate", source_sha256="e" * 64, extra={})
+        assert (store.done(), sorted(store.pending)) == ({1}, [0, 2, 3])
+        assert [line["id"] for line in store.lines()] == ["000001"]
+
+
+def test_an_unsound_line_of_a_shard_is_named(tmp_path, background):
+    folder = tmp_path / "store"
+    write_shard(folder, HALVES[0], [0, 1], background)
+    shard = folder / "shards" / "1-of-2.jsonl"
+    shard.write_bytes(shard.read_bytes() + b'{"id": "abc"}\n')
+    for opened in (None, HALVES[0]):
+        with pytest.raises(ValueError, match=r"1-of-2\.jsonl:3: .*keys missing"):
+            Store.open(folder, identity=IDENTITY, shard=opened)
+
+
+def test_a_shard_does_not_count_what_another_has_lost(tmp_path, background):
+    folder = tmp_path / "store"
+    write_shard(folder, HALVES[0], [0, 1], background)
+    next((folder / "plate").rglob("000001.png")).unlink()
+    with Store.open(folder, identity=IDENTITY, shard=HALVES[1]) as store:
+        assert store.done() == {0}
+
+
+def test_what_is_gone_already_is_no_error_when_it_is_removed(tmp_path, background):
+    folder = tmp_path / "store"
+    fill(folder, [0], background)
+    (line,) = read_manifest(folder)
+    (folder / line["mask"]).unlink()
+    remove_files(folder, line)
+    assert not list(folder.rglob("000000*"))
+    with Store.open(folder, identity=IDENTITY) as store:
+        store.drop_shards()  # that never were
+
+
+@pytest.mark.parametrize(
+    "place", ["plate", "plate/train", "plate/train/scratch", "shards/1-of-2.jsonl", "manifest.jsonl"]
+)
+def test_a_link_in_the_place_of_a_part_of_the_store_is_refused(place, tmp_path, background):
+    folder = tmp_path / "store"
+    fill(folder, [1], background)
+    write_shard(folder, HALVES[0], [2], background)
+    away = tmp_path / "away"
+    (folder / place).rename(away)
+    (folder / place).symlink_to(away)
+    before = tree(away) if away.is_dir() else away.read_bytes()
+    with pytest.raises(ValueError, match=rf"{place} is a symbolic link"):
+        Store.open(folder, identity=IDENTITY)
+    assert (tree(away) if away.is_dir() else away.read_bytes()) == before
 
 
 def test_the_lines_keep_notes_severity_sources_gate_and_notice(tmp_path, background):
