@@ -266,7 +266,7 @@ def seconds(cell: Cell) -> float:
     found = read_json(RESULTS / "sampling.json")
     medians = {name: times["median"] for name, times in found["seconds"].items()}
     call = medians["unet"] + medians["farm"]
-    rest = medians["pipeline"] - found["steps"] * call
+    rest = medians["noise"] - found["steps"] * call
     cost: float = (rest + cell.calls * call) / found["batch"]
     return cost
 

@@ -96,8 +96,9 @@ def timed(parts: Calls, repeats: int) -> dict[str, list[float]]:
 
 def main(repeats: int) -> None:
     seconds = timed(calls(), repeats)
+    seconds["unet"] = [ten / STEPS for ten in seconds["unet"]]
     median = {name: statistics.median(times) for name, times in seconds.items()}
-    least = [unet + decode for unet, decode in zip(seconds["unet"], seconds["decode"], strict=True)]
+    least = [STEPS * unet + decode for unet, decode in zip(seconds["unet"], seconds["decode"], strict=True)]
     ratios = {name: [whole / part for whole, part in zip(seconds[name], least, strict=True)] for name in STARTS}
     values = {
         "batch": BATCH,
@@ -107,13 +108,13 @@ def main(repeats: int) -> None:
         "pipeline_over_unet_and_decode": {
             name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()
         },
-        "farm_over_unet": STEPS * median["farm"] / median["unet"],
-        "encode_over_unet": STEPS * median["encode"] / median["unet"],
+        "farm_over_unet": median["farm"] / median["unet"],
+        "encode_over_unet": median["encode"] / median["unet"],
     }
     for name, value in median.items():
         print(f"{name:9} {value:.3f} s")
     for name, r in ratios.items():
-        print(f"{name} / (unet + decode): {statistics.median(r):.3f} ({min(r):.3f} to {max(r):.3f})")
+        print(f"{name} / ({STEPS} UNet + decode): {statistics.median(r):.3f} ({min(r):.3f} to {max(r):.3f})")
     print(f"FARM / UNet: {values['farm_over_unet']:.3f}; encode / UNet: {values['encode_over_unet']:.3f}")
     print(record("sampling", values))
 
