@@ -13,7 +13,7 @@ from fastsynth.data.split import Split
 from fastsynth.data.store import Store
 from fastsynth.files import atomic_write, sha256_bytes, sha256_file
 from fastsynth.images import encode_png, read_image
-from fastsynth.quality.audit import audit
+from fastsynth.quality.audit import _Sources, audit
 from fastsynth.types import Instance, Layout, Sample
 
 IDENTITY = {
@@ -31,10 +31,13 @@ SHAPES = ("plate/ground_truth/scratch/000_mask.png", "plate/ground_truth/scratch
 
 @pytest.fixture
 def data_root(tmp_path: Path) -> Path:
-    root = tmp_path / "data"
+    return make_data(tmp_path / "data")
+
+
+def make_data(root: Path, *, channels: int = 1) -> Path:
     rng = np.random.default_rng(0)
     for name in (*SOURCES, *REAL):
-        atomic_write(root / name, encode_png(rng.integers(0, 60000, (24, 32, 1)).astype(np.uint16)))
+        atomic_write(root / name, encode_png(rng.integers(0, 60000, (24, 32, channels)).astype(np.uint16)))
     for name in SHAPES:
         mask = np.where(rng.random((24, 32)) < 0.2, 255, 0).astype(np.uint8)
         atomic_write(root / name, encode_png(mask))
@@ -43,8 +46,11 @@ def data_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, data_root: Path) -> Path:
+    return make_store(tmp_path / "store", data_root)
+
+
+def make_store(folder: Path, data_root: Path) -> Path:
     """Three samples: two of one class from either source, and one of two classes."""
-    folder = tmp_path / "store"
     with Store.open(folder, identity=IDENTITY) as writer:
         for sample_id, (source, defects) in enumerate(
             [(SOURCES[0], ["scratch"]), (SOURCES[1], ["scratch"]), (SOURCES[0], ["pit", "scratch"])]
@@ -126,6 +132,35 @@ def test_a_changed_picture_is_found_though_its_hash_fits(store, data_root, messa
     assert_found(store, data_root, rf"^000000: {message}")
 
 
+@pytest.mark.parametrize("channel", range(3))
+def test_a_change_of_one_channel_by_one_is_found(channel, tmp_path):
+    def change(image: np.ndarray) -> np.ndarray:
+        image = image.copy()
+        image[0, 0, channel] ^= 1
+        return image
+
+    root = make_data(tmp_path / "data", channels=3)
+    store = make_store(tmp_path / "store", root)
+    assert audit(store, data_root=root, split=None).problems == []
+    edit_file(store, 0, "image", change)
+    (problem, *_) = audit(store, data_root=root, split=None).problems
+    assert problem == "000000: 1 pixels changed outside the mask"
+
+
+def test_a_share_just_above_the_least_is_enough(store, data_root):
+    inside = np.argwhere(read_image(store / read_lines(store)[0]["mask"])[..., 0] > 0)
+    source = read_image(data_root / SOURCES[0])
+    for count, said in ((4, "only 20.0% of the mask changed"), (5, None)):
+        image = source.copy()
+        image[tuple(inside[:count].T)] += 100
+        edit_file(store, 0, "image", lambda _, image=image: image)
+        lines = read_lines(store)
+        lines[0]["checks"]["changed_share"] = count / 20
+        write_lines(store, lines)
+        found = audit(store, data_root=data_root, split=None).problems
+        assert [said in problem for problem in found] == [True] if said else found == []
+
+
 def test_an_unchanged_inside_is_found(store, data_root):
     edit_file(store, 1, "image", lambda _: read_image(data_root / SOURCES[1]))
     assert_found(store, data_root, r"^000001: only 0.0% of the mask changed")
@@ -190,11 +225,74 @@ def test_damaged_pictures_are_found(store, data_root):
     assert_found(store, data_root, "000000: image is not a readable picture")
 
 
+def test_a_picture_of_another_kind_or_without_its_end_is_not_read(store, data_root):
+    line = read_lines(store)[0]
+    whole = (store / line["image"]).read_bytes()
+    wide = whole[:16] + (2**31 + 1).to_bytes(4, "big") * 2 + whole[24:]
+    for data in (b"X" + whole[1:], whole[:12] + b"IHDX" + whole[16:], whole[:-16] + bytes(16), whole + bytes(99), wide):
+        (store / line["image"]).write_bytes(data)
+        edit_line(store, 0, image_sha256=sha256_bytes(data))
+        assert audit(store, data_root=data_root, split=None).problems == ["000000: image is not a readable picture"]
+
+
+def test_an_unreadable_source_or_mask_is_named(store, data_root):
+    (data_root / SOURCES[1]).write_bytes(b"no picture")
+    edit_line(store, 1, source_sha256=sha256_bytes(b"no picture"))
+    mask = read_lines(store)[0]["mask"]
+    (store / mask).write_bytes(b"no picture")
+    edit_line(store, 0, mask_sha256=sha256_bytes(b"no picture"))
+    assert audit(store, data_root=data_root, split=None).problems == [
+        "000000: mask is not a readable picture",
+        "000001: source is not a readable picture",
+    ]
+
+
+def test_everything_that_is_wrong_with_the_files_of_a_sample_is_told(store, data_root, tmp_path):
+    line = read_lines(store)[0]
+    for key in ("image", "mask"):
+        (store / line[key]).rename(tmp_path / f"{key}.png")
+    (store / line["image"]).symlink_to(tmp_path / "image.png")
+    assert [problem for problem in audit(store, data_root=data_root, split=None).problems if "000000:" in problem] == [
+        f"000000: image file {line['image']} is a symbolic link; put the file itself there",
+        f"000000: mask file {line['mask']} is missing",
+    ]
+    (store / line["image"]).unlink()
+    (store / line["image"]).mkdir()
+    assert_found(store, data_root, rf"000000: image file {line['image']} cannot be read \(Is a directory\)")
+
+
+def test_sources_may_be_links(store, data_root, tmp_path):
+    (data_root / SOURCES[0]).rename(tmp_path / "away.png")
+    (data_root / SOURCES[0]).symlink_to(tmp_path / "away.png")
+    assert audit(store, data_root=data_root, split=make_split(data_root, test=REAL[1:])).problems == []
+
+
+def test_a_long_manifest_is_counted_and_checked_to_its_end(store, data_root, monkeypatch):
+    monkeypatch.setattr("fastsynth.quality.audit.CHUNK", 2)
+    edit_line(store, 2, version="9")
+    report = audit(store, data_root=data_root, split=None)
+    assert report.samples == 3
+    assert report.problems == ["000002: version is '9', the store was made with '0.1.0'"]
+
+
+def test_of_the_sources_as_many_are_kept_as_fit_and_the_last_ones(data_root, monkeypatch):
+    reads = []
+    monkeypatch.setattr("fastsynth.quality.audit.SOURCE_BYTES", 2 * 24 * 32 * 2)
+    monkeypatch.setattr("fastsynth.quality.audit.read_image", lambda path: reads.append(path.name) or read_image(path))
+    sources = _Sources()
+    paths = [data_root / name for name in REAL]  # test/scratch/000, test/scratch/001, test/good/000
+    for number in (0, 1, 0, 2, 0, 1, 1, 2, 0):
+        pixels = sources.read(paths[number])[1]
+        np.testing.assert_array_equal(pixels, read_image(paths[number])[..., ::-1])
+    # kept after each: 0, 01, 10, 02, 20, 01, 01, 12, 20
+    assert reads == ["000.png", "001.png", "000.png", "001.png", "000.png", "000.png"]
+
+
 def test_wrong_class_pictures_are_found(store, data_root):
     edit_file(store, 2, "classes", lambda classes: np.where(classes == 1, 7, classes).astype(np.uint8))
     assert_found(store, data_root, "000002: the class-index picture holds .*index 7")
     edit_file(store, 2, "classes", lambda classes: np.where(classes == 7, 0, classes).astype(np.uint8))
-    assert_found(store, data_root, "does not cover the same pixels as the mask")
+    assert_found(store, data_root, "000002: the class-index picture does not cover the same pixels as the mask")
     lines = read_lines(store)
     del lines[2]["classes"]
     write_lines(store, lines)
@@ -289,6 +387,16 @@ def test_the_mask_of_a_test_image_as_shape_is_found(store, data_root):
     split = make_split(data_root, test=(REAL[0],))
     for sample in ("000000", "000002"):
         assert_found(store, data_root, rf"^{sample}: its shape comes from {SHAPES[0]}", split=split)
+
+
+def test_the_mask_of_a_test_image_as_shape_of_one_instance_is_found(store, data_root):
+    lines = read_lines(store)
+    lines[2]["instances"][1]["mask_source"] = SHAPES[1]
+    write_lines(store, lines)
+    split = make_split(data_root, test=(REAL[1],))
+    assert audit(store, data_root=data_root, split=split).problems == [
+        f"000002: its shape comes from {SHAPES[1]}, the mask of the test image {REAL[1]}"
+    ]
 
 
 def test_missing_folders_are_one_clear_error(store, data_root, tmp_path):
