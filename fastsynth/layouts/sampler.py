@@ -113,6 +113,7 @@ class LayoutSampler:
         for mask in real_masks:
             parts.setdefault(mask.defect, []).extend(split_parts(mask))
         self.parts = {defect: without_crumbs(found) for defect, found in parts.items() if found}
+        self._weights = {defect: part_weights(found) for defect, found in self.parts.items()}
         self.procedural_share = procedural_share
         self.procedural_kinds = dict(procedural_kinds or {})
         self.scale_range = scale_range
@@ -211,7 +212,7 @@ class LayoutSampler:
         parts = self.parts.get(defect)
         if not parts:
             return self._unseen_candidate(defect, size, shrink, rng)
-        part = parts[int(rng.integers(len(parts)))]
+        part = parts[int(rng.choice(len(parts), p=self._weights[defect]))]
         stays = rng.random() < self.source_position_share
         if rng.random() < self.procedural_share:
             scale = shrink * np.exp(rng.uniform(*np.log(self.scale_range)))
@@ -256,6 +257,18 @@ def without_crumbs(parts: list[RealPart]) -> list[RealPart]:
     median = float(np.median(areas))
     limit = min(median, max(CRUMB[0], CRUMB[1] * median))
     return [part for part, area in zip(parts, areas, strict=True) if area >= limit]
+
+
+def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
+    """How often each part is drawn, (N,), sum 1: masks alike, the parts of one by their areas.
+
+    Evenly drawn, the specks beside a long crack would outnumber the cracks.
+    """
+    areas = np.array([part.foreground.sum() for part in parts], float)
+    of_mask: dict[str, float] = {}
+    for part, area in zip(parts, areas, strict=True):
+        of_mask[part.source] = of_mask.get(part.source, 0.0) + area
+    return np.array([area / of_mask[part.source] for part, area in zip(parts, areas, strict=True)]) / len(of_mask)
 
 
 def seat(shape: Shape, sides: frozenset[str], size: tuple[int, int]) -> Shape:

@@ -141,6 +141,23 @@ def test_crumbs_beside_real_defects_are_left_out():
     assert len(drawing.parts["dent"]) == 1
 
 
+def test_masks_are_drawn_alike_and_the_parts_of_one_by_their_areas():
+    """Three specks beside a long crack are a part of that crack's look, not three cracks."""
+    crack, other = np.zeros((120, 160), bool), np.zeros((120, 160), bool)
+    crack[10:110, 20:23] = other[40:43, 20:120] = True
+    for y in (20, 60, 100):
+        crack[y : y + 5, 100:105] = True
+    found = [RealMask("gt/1.png", "crack", crack), RealMask("gt/2.png", "crack", other)]
+    drawing = LayoutSampler(found, **{**LayoutConfig().model_dump(), "procedural_share": 0.0})
+    drawn = [
+        drawing.draw(BACKGROUND, "n", "c", "crack", np.random.default_rng(seed)).instances[0] for seed in range(400)
+    ]
+    specks = sum(instance.area < 100 for instance in drawn) / 400
+    second = sum(instance.warp.source == "gt/2.png" for instance in drawn) / 400
+    assert specks == pytest.approx(0.5 * 75 / 375, abs=0.05)
+    assert second == pytest.approx(0.5, abs=0.08)
+
+
 def test_a_descending_range_and_an_unknown_kind_are_refused():
     with pytest.raises(ValueError, match="the first value is above the second"):
         parse_config(LayoutConfig, {"scale_range": [2, 1]}, source="x.yaml")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastsynth.data.split import Split
 from fastsynth.data.store import Store
@@ -261,6 +262,26 @@ def test_everything_that_is_wrong_with_the_files_of_a_sample_is_told(store, data
     assert_found(store, data_root, rf"000000: image file {line['image']} cannot be read \(Is a directory\)")
 
 
+def test_sources_may_be_of_any_kind(store, data_root):
+    for name in SOURCES:
+        Image.fromarray(np.full((24, 32), 90, np.uint8)).save(data_root / name, format="JPEG")
+    lines = read_lines(store)
+    for line in lines:
+        line["source_sha256"] = sha256_file(data_root / line["source_image"])
+    write_lines(store, lines)
+    (first, *_) = audit(store, data_root=data_root, split=None).problems
+    assert first == "000000: image is uint16 (24, 32, 1), its source is uint8 (24, 32, 1)"
+
+
+def test_pictures_up_to_the_limit_are_read_and_no_larger_ones(store, data_root, monkeypatch):
+    monkeypatch.setattr("fastsynth.quality.audit.MAX_PIXELS", 24 * 32)
+    assert audit(store, data_root=data_root, split=None).problems == []
+    monkeypatch.setattr("fastsynth.quality.audit.MAX_PIXELS", 24 * 32 - 1)
+    report = audit(store, data_root=data_root, split=None)
+    assert report.problems == [f"00000{number}: image is not a readable picture" for number in range(3)]
+    assert report.median_changed_share is None
+
+
 def test_sources_may_be_links(store, data_root, tmp_path):
     (data_root / SOURCES[0]).rename(tmp_path / "away.png")
     (data_root / SOURCES[0]).symlink_to(tmp_path / "away.png")
@@ -315,6 +336,23 @@ def test_wrong_instance_pictures_are_found(store, data_root):
     assert_found(store, data_root, r"000002: the instance picture holds the ids \[9\]")
     edit_file(store, 2, "instance_map", lambda ids: np.where(ids == 9, 0, ids).astype(ids.dtype))
     assert_found(store, data_root, "the instance picture does not cover the same pixels")
+
+
+def test_classes_and_ids_that_no_instance_has_are_found_from_the_first_on(store, data_root):
+    lines = read_lines(store)
+    for instance in lines[2]["instances"]:
+        instance["defect"] = "scratch"
+        instance["id"] += 1
+    write_lines(store, lines)
+    assert_found(
+        store, data_root, r"000002: the class-index picture holds \['pit', 'scratch'\], the instances are \['scra"
+    )
+    assert_found(store, data_root, r"000002: the instance picture holds the ids \[1\], which no instance has")
+
+
+def test_of_many_wrong_values_six_are_told(store, data_root):
+    edit_file(store, 0, "mask", lambda mask: (np.arange(mask.size, dtype=np.uint8) % 9 + 1).reshape(mask.shape))
+    assert_found(store, data_root, r"^000000: mask holds the values \[1, 2, 3, 4, 5, 6\], wanted 0 and 255")
 
 
 def test_stray_files_are_found(store, data_root):
