@@ -237,6 +237,15 @@ def test_a_folder_of_other_files_never_becomes_a_store(tmp_path, background):
     assert list(tree(tmp_path / "data")) == ["plate/train/good/000.png"]
 
 
+def test_what_a_start_that_was_killed_left_is_no_foreign_file(tmp_path, background):
+    folder = tmp_path / "store"
+    (folder / "shards").mkdir(parents=True)
+    for name in (".lock", ".tmp-store.json"):
+        (folder / name).touch()
+    fill(folder, [0], background)
+    assert [line["id"] for line in read_manifest(folder)] == ["000000"]
+
+
 def test_two_writers_cannot_share_a_store(tmp_path):
     with (
         Store.open(tmp_path / "store", identity=IDENTITY),
