@@ -27,7 +27,7 @@ from fastsynth.diffusion.pipeline import FASTPipeline
 BATCH, STEPS = 16, 10
 STARTS = {
     "noise": {"start": "noise", "farm": "input"},
-    "default": {"start": FASTConfig().start, "farm": FASTConfig().farm_place, "strength": FASTConfig().strength},
+    "default": {"start": FASTConfig().start, "farm": FASTConfig().farm, "strength": FASTConfig().strength},
 }
 """Starts whose whole pipeline is timed."""
 

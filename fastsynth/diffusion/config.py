@@ -103,9 +103,9 @@ class FASTConfig(Config):
     kernel: Literal["exact", "published"] = "exact"
     spacing: Literal["logsnr", "uniform"] = "logsnr"
     solver_order: Literal[1, 2] = 2
-    farm: Annotated[Literal["input", "output", "off"] | None, BeforeValidator(_off)] = None
-    """Where FARM acts: on the UNet's input, on the sample after each step (the paper's placement), or nowhere. null: on
-    the input, but nowhere when the start is an exemplar, which shows the defect more finely than FARM can guess it."""
+    farm: Annotated[Literal["input", "output", "off"], BeforeValidator(_off)] = "off"
+    """Where FARM acts: on the UNet's input (the authors' code), on the sample after each step (the paper), or nowhere.
+    Off, because the defects then look more like real ones, whatever the start (docs/samplers_magnetic_tile.md)."""
     background: Literal["x0_blend", "paste_all", "paste_250_750"] = "x0_blend"
     """How the surroundings of the mask follow the background: blended into every x̂_0, pasted into every sample with
     fresh noise (the paper), or pasted in the middle half of the diffusion time only (the authors' code)."""
@@ -115,8 +115,3 @@ class FASTConfig(Config):
     """Share of the diffusion time that is run when the start is not noise: 0 would be a copy, 1 pure synthesis."""
     feather: Annotated[float, Field(ge=0)] = 2.0
     """Pixels of fading inside the mask's border."""
-
-    @property
-    def farm_place(self) -> Literal["input", "output", "off"]:
-        """`farm`, decided."""
-        return self.farm or ("off" if self.start == "exemplar" else "input")

@@ -138,7 +138,7 @@ class FASTPipeline(DiffusionPipeline):
         strength: float = 1.0,
         num_inference_steps: int = 10,
         guidance_scale: float = 1.0,
-        farm: FARMPlace = "input",
+        farm: FARMPlace = "off",
         background_mode: BackgroundMode = "x0_blend",
         generator: Generators | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",

@@ -61,7 +61,7 @@ def load(run: Run, settings: FASTConfig) -> FASTRenderer:
         context=settings.context,
         num_inference_steps=settings.num_inference_steps,
         guidance_scale=settings.guidance_scale,
-        farm=settings.farm_place,
+        farm=settings.farm,
         start=settings.start,
         strength=settings.strength,
         feather=settings.feather,

@@ -46,7 +46,7 @@ def inputs(count=2, height=32, width=32) -> tuple[Tensor, Tensor]:
 def call(pipeline: FASTPipeline, *, seeds=(1, 2), **arguments) -> Tensor:
     pictures, masks = inputs(len(seeds))
     arguments = {"image": pictures, "mask_image": masks, "num_inference_steps": STEPS, "output_type": "pt"} | arguments
-    arguments = {"category": "tile", "defect": "crack"} | arguments
+    arguments = {"category": "tile", "defect": "crack", "farm": "input"} | arguments  # every part at work
     return pipeline(generator=generators(*seeds), **arguments).images
 
 

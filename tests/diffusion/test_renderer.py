@@ -124,12 +124,6 @@ class TestExemplars:
         assert from_exemplar.notes == {"start": "exemplar", "strength": 0.6}
 
 
-@pytest.mark.parametrize(("start", "place"), [("noise", "input"), ("farm", "input"), ("exemplar", "off")])
-def test_farm_stays_away_from_exemplars_unless_asked_for(start, place):
-    assert FASTConfig(start=start).farm_place == place
-    assert FASTConfig(start=start, farm="output").farm_place == "output"
-
-
 def test_a_bare_off_in_yaml_leaves_farm_out(tmp_path):
     """YAML 1.1 reads it as false."""
     path = tmp_path / "fast.yaml"
