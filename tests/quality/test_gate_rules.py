@@ -182,6 +182,20 @@ def test_features_of_sixteen_bit_defects_are_those_of_their_values(real, case):
     assert judged(wide, case, features={})[0] == judged(real, case, features={})[0]
 
 
+def test_defects_of_which_the_surroundings_alone_are_held_count_as_in_their_pictures(real, case):
+    """Of 16 bit, where a crop's own range is not its picture's."""
+    whole = []
+    for one in real:
+        image = np.zeros((SIZE, 1000, 1), np.uint16)
+        image[:, :SIZE] = one.image.astype(np.uint16) * 200
+        image[0, -1] = 65535
+        whole.append(replace(one, image=image, foreground=np.pad(one.foreground, ((0, 0), (0, 1000 - SIZE)))))
+    held = [one.without_the_rest(context=1.0) for one in whole]
+    assert all(one.image.max() < 65535 for one in held)
+    asked = {"copies": {}, "features": {}, "seam": {"min_step": 0.0}}
+    assert judged(held, case, **asked) == judged(whole, case, **asked)
+
+
 def test_equal_features_are_no_division_by_zero(real, case):
     twins = [real[0], replace(real[0], source="plate/pit/twin")]
     assert judged(twins, case, features={})[0]["feature_distance"] > 1e3
