@@ -271,6 +271,7 @@ def test_an_empty_mask_is_refused_even_when_its_rule_is_off(good):
     case = replace(good[0], foreground=np.zeros(SIZE, bool))
     verdict = Gate([], rules={}).judge(case, sample_id=0, stored=nothing_stored())
     assert verdict.reasons == (REASONS["mask"],)
+    assert verdict.measures == {"area": 0.0}
 
 
 def test_sixteen_bit_samples_are_judged_as_their_eight_bit_twins(gate, good, real):
