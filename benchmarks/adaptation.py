@@ -32,7 +32,7 @@ def trained(config: Path, *, pretrained: str, steps: int, judge_every: int, chan
                 f"output=runs/adaptation_{config.stem}/{name}",
                 f"renderer.base.pretrained={pretrained}",
                 f"renderer.training.max_train_steps={steps}",
-                f"renderer.training.save_every={judge_every}",
+                f"renderer.training.judge_every={judge_every}",
                 "renderer.training.patience=null",
                 *changes,
             ],

@@ -233,7 +233,9 @@ class Run:
     def training_settings(self) -> dict[str, Any]:
         """Dotted key → value of all settings that can change the trained weights."""
         renderer = self.config.renderer.model_dump(mode="json", include=TRAINING_KEYS, exclude={"base": SAMPLING_KEYS})
-        return {"seed": self.config.seed, **dotted(renderer, "renderer")}
+        poses = {"quarter turns within layouts.rotation_range": list(self.config.layouts.quarter_turns)}
+        flip = {"layouts.flip": self.config.layouts.flip}
+        return {"seed": self.config.seed, **dotted(renderer, "renderer"), **poses, **flip}
 
     def _refuse_other_model(self) -> None:
         """Raises ValueError when the folder's model, finished or not, comes from other settings."""

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from fastsynth.checkpoints import load_checkpoint, save_checkpoint
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
+from fastsynth.diffusion.base import save_autoencoder
 from fastsynth.diffusion.perceptual import PerceptualDistance
 from fastsynth.loops import Progress
 
@@ -132,7 +133,7 @@ class AdversarialTraining:
         averaged = CompactAutoencoder.from_config(model.config)
         averaged.load_state_dict(model.state_dict())
         self.ema.copy_to(averaged.parameters())
-        averaged.half().save_pretrained(self.exported)
+        save_autoencoder(averaged, self.exported)
 
 
 def _inside_mean(logits: Tensor, mask: Tensor) -> Tensor:

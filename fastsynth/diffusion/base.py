@@ -16,16 +16,25 @@ from torch.nn import functional
 
 from fastsynth.diffusion.aias import AIASScheduler
 from fastsynth.diffusion.autoencoder import DOWNSAMPLING, CompactAutoencoder
-from fastsynth.files import read_json
+from fastsynth.diffusion.hashing import check_files, file_hashes
+from fastsynth.files import read_json, write_json
 
 BUNDLED_AUTOENCODER = Path(__file__).parent.parent / "weights" / "autoencoder"
+HASHES = "sha256.json"
 MASK_CHANNELS = DOWNSAMPLING**2
+
+
+def save_autoencoder(autoencoder: CompactAutoencoder, folder: Path) -> None:
+    """In half precision, in place, with the hash of its weights beside it."""
+    autoencoder.half().save_pretrained(folder)
+    write_json(folder / HASHES, file_hashes(folder))
 
 
 def load_autoencoder(folder: Path | None) -> CompactAutoencoder:
     """The autoencoder saved in `folder`, or the one that ships; frozen, float32, ready to use.
 
-    Raises FileNotFoundError if there is none, ValueError if it is another kind of model.
+    Raises FileNotFoundError if there is none, ValueError if it is another kind of model or `save_autoencoder` recorded
+    another hash of its weights.
     """
     folder = BUNDLED_AUTOENCODER if folder is None else folder
     if not (folder / "config.json").is_file():
@@ -33,6 +42,8 @@ def load_autoencoder(folder: Path | None) -> CompactAutoencoder:
     kind = read_json(folder / "config.json").get("_class_name")
     if kind != CompactAutoencoder.__name__:
         raise ValueError(f"{folder} holds a {kind}, wanted a {CompactAutoencoder.__name__}; check base.autoencoder")
+    if (folder / HASHES).is_file():
+        check_files(folder, read_json(folder / HASHES))
     autoencoder = CompactAutoencoder.from_pretrained(folder, dtype=torch.float32)
     return autoencoder.eval().requires_grad_(False)
 

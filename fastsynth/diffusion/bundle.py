@@ -14,9 +14,9 @@ from torch import nn
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
 from fastsynth.diffusion.farm import FARM
-from fastsynth.diffusion.hashing import weights_sha256
+from fastsynth.diffusion.hashing import check_files, file_hashes, weights_sha256
 from fastsynth.diffusion.pipeline import FASTPipeline
-from fastsynth.files import read_json, sha256_file, write_json
+from fastsynth.files import read_json, write_json
 
 BUNDLED_BASE = Path(__file__).parent.parent / "weights" / "base"
 CONTENTS = "bundle.json"
@@ -36,8 +36,7 @@ def save_base(pipeline: FASTPipeline, folder: Path) -> None:
     for name in PARTS:
         getattr(pipeline, name).half().save_pretrained(folder / name)
         getattr(pipeline, name).float()
-    weights = {path.relative_to(folder).as_posix(): sha256_file(path) for path in folder.glob("*/*.safetensors")}
-    write_json(folder / CONTENTS, {"encoder_sha256": _encoder_sha256(pipeline.vae), "sha256": weights})
+    write_json(folder / CONTENTS, {"encoder_sha256": _encoder_sha256(pipeline.vae), "sha256": file_hashes(folder)})
 
 
 def load_base(folder: Path, *, autoencoder: CompactAutoencoder) -> Base:
@@ -52,11 +51,7 @@ def load_base(folder: Path, *, autoencoder: CompactAutoencoder) -> Base:
             f"{folder}: no base here ({CONTENTS} is missing); check base.pretrained, or set it to null"
         )
     contents = read_json(folder / CONTENTS)
-    for name, wanted in contents["sha256"].items():
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: this part of the base is missing; install or copy it again")
-        if sha256_file(folder / name) != wanted:
-            raise ValueError(f"{folder / name} is damaged, its hash is not the recorded one; install or copy it again")
+    check_files(folder, contents["sha256"])
     if _encoder_sha256(autoencoder) != contents["encoder_sha256"]:
         raise ValueError(
             f"{folder} was trained with another autoencoder; set base.autoencoder or base.pretrained to null"

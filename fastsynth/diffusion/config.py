@@ -62,7 +62,9 @@ class FASTTrainingConfig(Config):
     normal_share: Share = 0.2
     """Share of normal crops in a batch."""
     save_every: Positive = 100
-    """Steps between checkpoints, at which held-out defects are judged too."""
+    """Steps between checkpoints."""
+    judge_every: Positive = 25
+    """Steps between judgements of the validation defects."""
     unet: Literal["frozen", "lora", "full"] = "full"
     """What of the UNet learns: nothing, low-rank corrections (extra `pretrained`), or all; FARM and tokens do."""
     lora_rank: Positive = 16

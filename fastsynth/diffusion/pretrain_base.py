@@ -22,7 +22,7 @@ from fastsynth.diffusion.conditioning import NORMAL
 from fastsynth.diffusion.config import BaseConfig, FASTTrainingConfig
 from fastsynth.diffusion.defects import KINDS, draw_defect, draw_foreground
 from fastsynth.diffusion.training import train_fast
-from fastsynth.diffusion.views import EncodedViews, View, encode_views, view_of
+from fastsynth.diffusion.views import ALL_POSES, EncodedViews, View, encode_views, view_of
 from fastsynth.files import write_json
 from fastsynth.layouts.crop import Crop, cut
 from fastsynth.layouts.exemplar import Exemplar
@@ -60,7 +60,7 @@ def base_views(*, count: int, size: int, sound: bool, rng: np.random.Generator) 
         part = parts[rng.integers(len(parts))]
         height, width = part.foreground.shape
         bbox = (part.left, part.top, part.left + width, part.top + height)
-        yield view_of(exemplar, bbox, size=size, context=CONTEXT, rng=rng)
+        yield view_of(exemplar, bbox, size=size, context=CONTEXT, poses=ALL_POSES, rng=rng)
 
 
 def pretrain(config: BasePretrainConfig) -> Path:

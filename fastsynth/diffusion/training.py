@@ -150,6 +150,7 @@ def train_fast(
     foreground_weight: float,
     normal_share: float,
     save_every: int,
+    judge_every: int,
     log: Callable[[dict[str, float]], None],
     unet: TrainedUNet = "full",
     lora_rank: int = 16,
@@ -160,7 +161,7 @@ def train_fast(
     """Train to `max_train_steps`, continuing from the last checkpoint below `output`.
 
     The pipeline ends up with the averaged weights: the last ones, or with `held_out` those with the least loss inside
-    its masks, judged every `save_every` steps; `patience` judgements without a better one end the training.
+    its masks, judged every `judge_every` steps; `patience` judgements without a better one end the training.
     `log` gets step and losses every 10 steps, and the held-out loss at every judgement. Asked to stop, it finishes
     the step, saves it and raises KeyboardInterrupt. Several processes share each batch; the weights are the same.
 
@@ -210,7 +211,7 @@ def train_fast(
                 shown = {"denoise": loss.denoise.item(), "farm": loss.farm.item()}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
                 log({"step": progress.step, **shown})
-            if held_out is not None and (progress.step % save_every == 0 or progress.step == max_train_steps):
+            if held_out is not None and (progress.step % judge_every == 0 or progress.step == max_train_steps):
                 with averaged(trained_parameters(parts), ema):
                     judged = held_out_loss(plain, held_out, scheduler, batch_size=batch_size)
                     judge.note(plain, judged, step=progress.step)
@@ -255,7 +256,7 @@ def _loss(
 
 @torch.no_grad()
 def held_out_loss(parts: nn.Module, views: EncodedViews, scheduler: AIASScheduler, *, batch_size: int) -> float:
-    """Mean squared error inside the masks, of predictions at fixed noise, over all views."""
+    """Mean squared error inside the masks, of predictions at fixed noise without FARM, over all views."""
     losses, training = [], parts.training
     parts.eval()
     device = next(parts.parameters()).device
@@ -263,6 +264,7 @@ def held_out_loss(parts: nn.Module, views: EncodedViews, scheduler: AIASSchedule
         picks = np.arange(start, min(start + batch_size, len(views)))
         latents, mask_image, rows = (tensor.to(device) for tensor in views.batch(picks))
         noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=HELD_OUT_SEED, step=start)
+        noise.with_farm[:] = False
         output = parts(latents, mask_image, rows, scheduler, noise.to(device))
         losses.append(foreground_loss(output["prediction"], output["target"], mask=_cells(mask_image, latents)))
     parts.train(training)

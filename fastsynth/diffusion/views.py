@@ -36,6 +36,26 @@ class View:
 
 
 @dataclass(frozen=True)
+class Poses:
+    """In which poses a picture may be shown: a grain that runs one way must not be learnt both ways.
+
+    quarter_turns: numbers of turns by 90°, counter-clockwise. flip: mirror each axis with probability ½.
+    """
+
+    quarter_turns: Sequence[int]
+    flip: bool
+
+    def drawn(self, *arrays: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """The arrays (C, S, S), all in the same pose."""
+        turns = self.quarter_turns[rng.integers(len(self.quarter_turns))]
+        axes = tuple(1 + np.flatnonzero(rng.random(2) < 0.5)) if self.flip else ()
+        return (np.flip(np.rot90(array, turns, axes=(1, 2)), axes) for array in arrays)
+
+
+ALL_POSES = Poses(quarter_turns=(0, 1, 2, 3), flip=True)
+
+
+@dataclass(frozen=True)
 class EncodedViews:
     """latents: (N, C, h, w). mask_images: (N, 1, S, S) uint8. rows: (N,) rows of the defect tokens."""
 
@@ -61,7 +81,7 @@ class EncodedViews:
 
 
 def defect_views(
-    exemplars: Sequence[Exemplar], *, count: int, size: int, context: float, rng: np.random.Generator
+    exemplars: Sequence[Exemplar], *, count: int, size: int, context: float, poses: Poses, rng: np.random.Generator
 ) -> Iterator[View]:
     """About `count` views, the same number of every (category, defect), every part of every defect in turn."""
     by_pair: dict[tuple[str, str], list[Exemplar]] = {}
@@ -74,7 +94,7 @@ def defect_views(
             part = parts[which][rng.integers(len(parts[which]))]
             height, width = part.foreground.shape
             bbox = (part.left, part.top, part.left + width, part.top + height)
-            yield view_of(of_pair[which], bbox, size=size, context=context, rng=rng)
+            yield view_of(of_pair[which], bbox, size=size, context=context, poses=poses, rng=rng)
 
 
 def normal_views(
@@ -85,6 +105,7 @@ def normal_views(
     count: int,
     size: int,
     context: float,
+    poses: Poses,
     rng: np.random.Generator,
 ) -> Iterator[View]:
     """`count` views of normal images under masks borrowed from the defects: they teach what a mask may hide.
@@ -103,7 +124,7 @@ def normal_views(
         foreground[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
         normal = Exemplar(image=image, foreground=foreground, category=category, defect=NORMAL, source="")
         bbox = (left, top, left + mask.shape[1], top + mask.shape[0])
-        yield view_of(normal, bbox, size=size, context=context, rng=rng)
+        yield view_of(normal, bbox, size=size, context=context, poses=poses, rng=rng)
 
 
 def encode_views(views: Iterator[View], pipeline: FASTPipeline, *, total: int, batch_size: int = 16) -> EncodedViews:
@@ -132,9 +153,15 @@ def encode_views(views: Iterator[View], pipeline: FASTPipeline, *, total: int, b
 
 
 def view_of(
-    defect: Exemplar, bbox: tuple[int, int, int, int], *, size: int, context: float, rng: np.random.Generator
+    defect: Exemplar,
+    bbox: tuple[int, int, int, int],
+    *,
+    size: int,
+    context: float,
+    poses: Poses,
+    rng: np.random.Generator,
 ) -> View:
-    """One crop with jittered zoom and place, mirrored and turned, its tone changed."""
+    """One crop with jittered zoom and place, in one of the poses, its tone changed."""
     zoom = context * CONTEXT_JITTER ** rng.uniform(-1, 1)
     height, width = defect.image.shape[:2]
     crop = crop_around(bbox, image_size=(height, width), context=zoom)
@@ -147,10 +174,7 @@ def view_of(
     )
     picture = to_model(cut(defect.image, crop), size=size, values=defect.place.values)
     mask = mask_to_model(cut_mask(defect.foreground, crop), size=size)
-    turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
-    picture, mask = (np.rot90(array, turns, axes=(1, 2)) for array in (picture, mask))
-    if mirrored:
-        picture, mask = picture[:, :, ::-1], mask[:, :, ::-1]
+    picture, mask = poses.drawn(picture, mask, rng=rng)
     gain, lift = 1 + rng.uniform(-1, 1) * TONE_JITTER, rng.uniform(-1, 1) * TONE_JITTER
     picture = np.clip((picture - picture.mean()) * gain + picture.mean() + lift, -1, 1)
     return View(np.ascontiguousarray(picture), np.ascontiguousarray(mask), defect.category, defect.defect)

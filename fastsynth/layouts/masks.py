@@ -30,6 +30,11 @@ THICKER = 0.4
 WAVES = 3
 """Sinusoids in an elastic field."""
 
+STRETCH = 2.0
+"""A part that runs through a narrow image becomes at most so many times as long to run through a wider one."""
+RUN_OVER = 1.1
+"""Length of a stretched shape as a multiple of the image's: turned and bent it still reaches both sides."""
+
 Matrix = tuple[float, float, float, float, float, float]
 NORMALS = {"left": (-1, 0), "top": (0, -1), "right": (1, 0), "bottom": (0, 1)}
 """Outward normals of the sides of an image."""
@@ -142,6 +147,7 @@ def draw_real(
     flip: bool,
     elastic: float,
     thickness_range: tuple[int, int],
+    frame: tuple[int, int] | None = None,
 ) -> Shape:
     """A new shape: the part scaled (log-uniform), turned, mirrored, bent, and made thicker or thinner.
 
@@ -150,6 +156,8 @@ def draw_real(
     thickness_range: pixels by which the border moves out; negative moves it in. Either way by at most THICKER of the
     shape's largest half width, or thin shapes would be thickened on average; centre lines stay. At most
     PADDING × scale.
+    frame: H, W of the image the shape is for. A part that ran through its own from side to side runs through this one
+    too, unless it would have to be stretched to more than STRETCH times its length.
     """
     scale = float(np.exp(rng.uniform(*np.log(scale_range))))
     angle = np.deg2rad(rng.uniform(*rotation_range))
@@ -158,11 +166,14 @@ def draw_real(
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * mirror
     height, width = part.foreground.shape
     longer = scale * max(height, width)
-    reach = np.abs(scale * turn) @ (width / 2, height / 2) + elastic * longer + max(thickness, 0) + 2
+    sides = frozenset(_turned_side(turn @ NORMALS[side]) for side in part.sides) - {""}
+    half = np.abs(turn) @ (width / 2, height / 2)
+    stretch = np.ones(2) if frame is None else _through(sides, lengths=2 * half, scale=scale, frame=frame)
+    reach = scale * stretch * half + elastic * longer + max(thickness, 0) + 2
     middle = np.ceil(reach) + np.mod(part.centre, 1)  # same fraction as the part's: the identity resamples nothing
     warp = Warp(
         source=part.source,
-        matrix=_affine(turn.T / scale, middle=middle, centre=np.array(part.centre)),
+        matrix=_affine(turn.T / scale / stretch, middle=middle, centre=np.array(part.centre)),
         seed=int(rng.integers(2**31)),
         amplitude=elastic * longer,
         wavelength=longer,
@@ -175,7 +186,7 @@ def draw_real(
         mask=np.ascontiguousarray(mask[top:bottom, left:right]),
         warp=move_origin(warp, left, top),
         centre=(float(np.clip(x, 0, 1)), float(np.clip(y, 0, 1))),
-        sides=frozenset(_turned_side(turn @ NORMALS[side]) for side in part.sides) - {""},
+        sides=sides,
     )
 
 
@@ -269,6 +280,16 @@ def _turned_side(normal: np.ndarray) -> str:
     """The side a turned outward normal points to within 30°, or "" when it points between two."""
     side = max(NORMALS, key=lambda name: float(normal @ NORMALS[name]))
     return side if normal @ NORMALS[side] > np.cos(np.deg2rad(30)) else ""
+
+
+def _through(sides: frozenset[str], *, lengths: np.ndarray, scale: float, frame: tuple[int, int]) -> np.ndarray:
+    """Factors along x and y beside `scale`, 1 where the part need not or cannot be stretched.
+
+    lengths: of the part along x and y, before it is scaled.
+    """
+    wanted = np.array([RUN_OVER * frame[1], RUN_OVER * frame[0]]) / lengths
+    runs = np.array([sides >= {"left", "right"}, sides >= {"top", "bottom"}])
+    return np.where(runs & (wanted > scale) & (wanted <= STRETCH), wanted / scale, 1.0)
 
 
 def _unit_vector(rng: np.random.Generator) -> tuple[float, float]:

@@ -20,6 +20,8 @@ from fastsynth.types import Layout, Warp
 
 ATTEMPTS = 16
 """Shapes drawn before an instance is given up."""
+SEATED = 12
+"""Of these the ones that put a shape the frame had cut on the frame again; an object may lie clear of it."""
 SHRINK = 0.8
 """After every second attempt shapes are drawn this much smaller, down to 0.8^7 = 0.21."""
 CONTACT = 0.8
@@ -28,6 +30,8 @@ CRUMB = 4, 0.001
 """Parts below so many pixels, or this share of their type's median area, are slips of the annotator's pen."""
 UNKNOWN_SIZE = (0.05, 0.25)
 """Sizes of a defect type without any real mask, as shares of the image's shorter side."""
+QUARTERS = {1: (90,), 2: (-180, 180), 3: (-90,)}
+"""Number of quarter turns → the angles in ±180° that are as much."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -63,6 +67,12 @@ class LayoutConfig(Config):
     """Probability that a shape goes near the place its real mask had, on the rim of the image if it was there."""
     position_jitter: Annotated[float, Field(ge=0, le=1)] = 0.05
     """How near: standard deviation as a share of the image."""
+
+    @property
+    def quarter_turns(self) -> tuple[int, ...]:
+        """Turns by so many times 90°, counter-clockwise, that lie in `rotation_range`; no turn is always among them."""
+        low, high = self.rotation_range
+        return (0, *(turns for turns, angles in QUARTERS.items() if any(low <= angle <= high for angle in angles)))
 
     @field_validator("scale_range", "severity_range", "rotation_range", "thickness_range", "instances_range")
     @classmethod
@@ -183,7 +193,7 @@ class LayoutSampler:
         """`layout` and one more instance on pixels that are not `occupied`, or None when nothing fits."""
         for attempt in range(ATTEMPTS):
             shrink = size_factor(severity) * SHRINK ** (attempt // 2)
-            candidate = self._candidate(defect, layout.size, shrink, rng)
+            candidate = self._candidate(defect, layout.size, shrink, rng, seated=attempt < SEATED)
             position = place(
                 candidate.mask,
                 region,
@@ -208,7 +218,10 @@ class LayoutSampler:
                 )
         return None
 
-    def _candidate(self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator) -> _Candidate:
+    def _candidate(
+        self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator, *, seated: bool
+    ) -> _Candidate:
+        """seated: a mask that the frame cut lies on the frame again; its border there is no defect's."""
         parts = self.parts.get(defect)
         if not parts:
             return self._unseen_candidate(defect, size, shrink, rng)
@@ -228,12 +241,12 @@ class LayoutSampler:
             flip=self.flip,
             elastic=self.elastic,
             thickness_range=self.thickness_range,
+            frame=size,
         )
-        if not stays:
-            return _Candidate(shape.mask, part.source, warp=shape.warp)
-        sides = _sides_within(shape, size, rng)
+        sides = _sides_within(shape, size, rng) if seated else frozenset()
         shape = seat(shape, sides, size)
-        return _Candidate(shape.mask, part.source, warp=shape.warp, near=shape.centre, sides=sides)
+        near = shape.centre if stays else None
+        return _Candidate(shape.mask, part.source, warp=shape.warp, near=near, sides=sides)
 
     def _unseen_candidate(
         self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator

@@ -104,6 +104,8 @@ def _encoded_views(run: Run, settings: FASTConfig, pipeline: FASTPipeline) -> di
         settings.context,
         settings.training.defect_crops,
         settings.training.normal_crops,
+        run.config.layouts.quarter_turns,
+        run.config.layouts.flip,
         weights_sha256(pipeline.vae),
     ]
     folder = run.folder / "cache" / f"views-{sha256_json(made_from)[:12]}"

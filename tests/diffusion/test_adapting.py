@@ -9,7 +9,7 @@ from fastsynth.diffusion.training import TrainedParts, held_out_loss, train_fast
 from fastsynth.diffusion.views import EncodedViews
 from tests.diffusion.test_training import SETTINGS, Killed, assert_same_weights, views, weights
 
-HELD_OUT = {"held_out": views(5, rows=1, seed=2), "save_every": 4}
+HELD_OUT = {"held_out": views(5, rows=1, seed=2), "save_every": 4, "judge_every": 4}
 
 
 def adapt(pipeline, output, *, log=lambda values: None, **changes):
@@ -44,6 +44,17 @@ def test_the_kept_weights_have_the_loss_that_was_logged_as_the_least(pipeline, t
     assert (result.steps, result.held_out_loss) == min(losses.items(), key=lambda item: item[1])
     kept = held_out_loss(TrainedParts(pipeline), HELD_OUT["held_out"], pipeline.scheduler, batch_size=4)
     assert kept == pytest.approx(result.held_out_loss, rel=1e-5)
+
+
+def test_held_out_defects_are_judged_as_samples_are_drawn_without_farm(pipeline):
+    def judged():
+        return held_out_loss(TrainedParts(pipeline), HELD_OUT["held_out"], pipeline.scheduler, batch_size=4)
+
+    before = judged()
+    with torch.no_grad():
+        for parameter in pipeline.farm.parameters():
+            parameter.add_(1)
+    assert judged() == before
 
 
 def test_training_stops_when_held_out_defects_get_worse(pipeline, tmp_path):

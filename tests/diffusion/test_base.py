@@ -4,7 +4,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fastsynth.diffusion.base import build_scheduler, build_unet, farm_input, latent_mask, load_autoencoder, unet_input
+from fastsynth.diffusion.base import (
+    BUNDLED_AUTOENCODER,
+    HASHES,
+    build_scheduler,
+    build_unet,
+    farm_input,
+    latent_mask,
+    load_autoencoder,
+    save_autoencoder,
+    unet_input,
+)
+from fastsynth.files import read_json
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -77,6 +88,19 @@ class TestLoading:
         loaded = load_autoencoder(tmp_path)
         assert not loaded.training
         assert all(p.dtype == torch.float32 and not p.requires_grad for p in loaded.parameters())
+
+    def test_weights_that_are_not_the_saved_ones_are_refused(self, tiny_autoencoder, tmp_path):
+        save_autoencoder(tiny_autoencoder, tmp_path)
+        load_autoencoder(tmp_path)
+        (weights,) = tmp_path.glob("*.safetensors")
+        damaged = bytearray(weights.read_bytes())
+        damaged[-1] ^= 1
+        weights.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{weights.name} is damaged, its hash is not the recorded one"):
+            load_autoencoder(tmp_path)
+
+    def test_the_one_that_ships_has_its_hash(self):
+        assert list(read_json(BUNDLED_AUTOENCODER / HASHES)) == ["diffusion_pytorch_model.safetensors"]
 
     def test_a_folder_without_one_is_refused(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no saved autoencoder .*; check base\.autoencoder"):

@@ -42,7 +42,7 @@ def test_a_damaged_or_missing_part_is_refused_by_name(bundle, pipeline, part):
     with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
         load_base(bundle, autoencoder=pipeline.vae)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"{path.name}: this part of the base is missing"):
+    with pytest.raises(FileNotFoundError, match=rf"{path.name}: these weights are missing"):
         load_base(bundle, autoencoder=pipeline.vae)
 
 

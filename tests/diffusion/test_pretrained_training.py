@@ -50,7 +50,7 @@ def train(pipeline: PretrainedFASTPipeline, output: Path, *, steps: int = 2, set
     settings = {
         "seed": 1, "max_train_steps": steps, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0,
         "ema_decay": 0.0, "denoising_weight": 2.0, "farm_weight": 5.0, "foreground_weight": 0.0, "normal_share": 0.0,
-        "save_every": 100, "unet": "frozen", "lora_rank": 2, "log": lambda _: None,
+        "save_every": 100, "judge_every": 100, "unet": "frozen", "lora_rank": 2, "log": lambda _: None,
     }  # fmt: skip
     train_fast(pipeline, views, views, output=output, setup=setup or setup_of(pipeline, output), **(settings | changes))
 

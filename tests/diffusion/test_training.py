@@ -15,7 +15,8 @@ from fastsynth.loops import Progress
 
 SETTINGS = {
     "seed": 0, "max_train_steps": 12, "batch_size": 4, "learning_rate": 4e-3, "warmup_steps": 2, "ema_decay": 0.9,
-    "denoising_weight": 2.0, "farm_weight": 5.0, "foreground_weight": 3.0, "normal_share": 0.25, "save_every": 5,
+    "denoising_weight": 2.0, "farm_weight": 5.0, "foreground_weight": 3.0, "normal_share": 0.25,
+    "save_every": 5, "judge_every": 5,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
-from fastsynth.diffusion.views import EncodedViews, View, defect_views, encode_views, normal_views
+from fastsynth.diffusion.views import ALL_POSES, EncodedViews, Poses, View, defect_views, encode_views, normal_views
 from fastsynth.layouts.exemplar import Exemplar
 
 SIZE = 32
@@ -22,13 +22,15 @@ def exemplar(box, *, shape=(100, 100), defect="dent", dtype=np.uint8, channels=3
     return Exemplar(image, foreground, "tile", defect, source)
 
 
-def views_of(*exemplars, count=40, seed=0, context=2.0) -> list[View]:
-    return list(defect_views(exemplars, count=count, size=SIZE, context=context, rng=np.random.default_rng(seed)))
+def views_of(*exemplars, count=40, seed=0, context=2.0, poses=ALL_POSES) -> list[View]:
+    rng = np.random.default_rng(seed)
+    return list(defect_views(exemplars, count=count, size=SIZE, context=context, poses=poses, rng=rng))
 
 
 def normals(image, *, box=(30, 30, 50, 40), count=20) -> list[View]:
     exemplars, rng = [exemplar(box)], np.random.default_rng(0)
-    return list(normal_views(lambda i: (image, "tile"), 1, exemplars, count=count, size=SIZE, context=2.0, rng=rng))
+    options = {"count": count, "size": SIZE, "context": 2.0, "poses": ALL_POSES}
+    return list(normal_views(lambda i: (image, "tile"), 1, exemplars, **options, rng=rng))
 
 
 class TestDefectViews:
@@ -60,6 +62,24 @@ class TestDefectViews:
         for view in views_of(exemplar((30, 30, 60, 40))):
             inside = view.mask_image[0] > 0
             assert view.picture[:, inside].mean() > view.picture[:, ~inside].mean() + 0.3
+
+    @pytest.mark.parametrize(
+        ("turns", "flip", "corners"),
+        [((0,), False, {0}), ((0,), True, {0, 1, 2, 3}), ((0, 2), False, {0, 3}), ((0, 1, 2, 3), True, {0, 1, 2, 3})],
+    )
+    def test_only_the_asked_poses_are_shown(self, turns, flip, corners):
+        """An L, told by the corner it lacks (upper left first, row by row) and by its longer leg."""
+        hook = exemplar((40, 30, 44, 70))
+        hook.foreground[66:70, 40:60] = True
+        seen, upright = set(), set()
+        for view in views_of(hook, poses=Poses(turns, flip=flip)):
+            rows, columns = np.nonzero(view.mask_image[0])
+            box = view.mask_image[0, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            quarters = [half for rows in np.array_split(box, 2) for half in np.array_split(rows, 2, axis=1)]
+            seen.add(int(np.argmin([quarter.sum() for quarter in quarters])))
+            upright.add(box.shape[0] > box.shape[1])
+        assert seen == {{0: 1, 1: 0, 2: 3, 3: 2}[corner] for corner in corners}
+        assert upright == ({True, False} if 1 in turns else {True})
 
     def test_views_differ_in_place_zoom_turn_and_tone(self):
         views = views_of(exemplar((30, 30, 60, 40)), count=60)
@@ -113,7 +133,8 @@ class TestNormalViews:
             return np.full((60, 60, 3), 128, np.uint8), "tile"
 
         rng = np.random.default_rng(0)
-        views = normal_views(read, 4, [exemplar((30, 30, 50, 40))], count=30, size=SIZE, context=2.0, rng=rng)
+        options = {"count": 30, "size": SIZE, "context": 2.0, "poses": ALL_POSES}
+        views = normal_views(read, 4, [exemplar((30, 30, 50, 40))], **options, rng=rng)
         assert len(list(views)) == 30
         assert set(asked) == {0, 1, 2, 3}
 

@@ -159,6 +159,24 @@ def test_cropping_a_shape_keeps_its_pixels_on_the_same_source():
         np.testing.assert_allclose(old[y : y + h, x : x + w], new, atol=1e-3)
 
 
+def test_a_stretched_shape_is_the_real_one_seen_through_its_warp():
+    part_of = np.zeros((80, 60), bool)
+    part_of[40:] = True
+    part_of[40:44, :30] = False
+    (part,) = split_parts(real(part_of))
+    for arguments in (UNCHANGED, {**UNCHANGED, "rotation_range": (5.0, 5.0), "elastic": 0.04}):
+        shape = draw_real(part, rng=np.random.default_rng(0), frame=(100, 90), **arguments)
+        assert shape.mask.shape[1] >= 90
+        wanted = warped_source(part_of, shape.warp, shape.mask.shape)
+        difference = (wanted ^ shape.mask).astype(np.uint8)
+        assert not cv2.erode(difference, np.ones((3, 3), np.uint8), borderValue=0).any()
+    # a part that did not run through its image, or would have to be stretched too far
+    (inner,) = split_parts(real(ellipse()))
+    for of, frame in ((inner, (500, 500)), (part, (100, 150))):
+        stretched, plain = (draw_real(of, rng=np.random.default_rng(0), frame=f, **UNCHANGED) for f in (frame, None))
+        np.testing.assert_array_equal(stretched.mask, plain.mask)
+
+
 def test_sides_and_centre_turn_with_the_part():
     (part,) = split_parts(real(ellipse(shape=(100, 100), centre=(0, 50))))
     assert part.sides == {"left"}

@@ -107,6 +107,37 @@ def test_a_break_at_the_rim_stays_at_the_rim():
         assert 0.2 < (instance.top + instance.mask.shape[0] / 2) / 120 < 0.7
 
 
+def test_what_the_frame_had_cut_lies_on_the_frame_wherever_it_goes():
+    drawing = sampler(procedural_share=0.0, source_position_share=0.0, flip=False)
+    tops = set()
+    for seed in range(20):
+        (instance,) = drawing.draw(BACKGROUND, "a", "b", "break", np.random.default_rng(seed)).instances
+        assert instance.left == 0
+        tops.add(instance.top)
+    assert max(tops) - min(tops) > 40
+    clear_of_the_frame = np.zeros((120, 160), bool)
+    clear_of_the_frame[30:100, 40:130] = True
+    layout = drawing.draw(BACKGROUND, "a", "b", "break", np.random.default_rng(0), region=clear_of_the_frame)
+    assert layout.instances[0].left >= 30
+
+
+def test_what_ran_from_side_to_side_does_so_in_a_wider_image():
+    """Twice as wide and more than that: then it cannot be stretched and touches one side."""
+    lower_half = np.zeros((80, 60), bool)
+    lower_half[40:] = True
+    drawing = LayoutSampler(
+        [RealMask("gt/uneven/1_mask.png", "uneven", lower_half)],
+        **{**LayoutConfig().model_dump(), "procedural_share": 0.0, "rotation_range": (-5.0, 5.0)},
+    )
+    for width, spans in ((60, True), (90, True), (400, False)):
+        image = np.full((100, width, 1), 128, np.uint8)
+        for seed in range(10):
+            (instance,) = drawing.draw(image, "a", "b", "uneven", np.random.default_rng(seed)).instances
+            across = instance.mask.shape[1]
+            assert (across == width) == spans
+            assert instance.left == 0 or instance.left + across == width
+
+
 def test_a_type_without_real_masks_is_drawn_procedurally_from_its_configured_kinds():
     drawing = sampler(procedural_kinds={"new": ("scratch",)})
     for seed in range(8):
