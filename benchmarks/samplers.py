@@ -267,7 +267,8 @@ def seconds(cell: Cell) -> float:
     medians = {name: times["median"] for name, times in found["seconds"].items()}
     call = medians["unet"] + medians["farm"]
     rest = medians["noise"] - found["steps"] * call
-    cost: float = (rest + cell.calls * call) / found["batch"]
+    calls = cell.calls if cell.guidance_scale == 1 else 2 * cell.calls
+    cost: float = (rest + calls * call) / found["batch"]
     return cost
 
 

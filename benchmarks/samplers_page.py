@@ -68,22 +68,23 @@ def default_line(found: dict[str, Any]) -> list[str]:
 def called(cell: dict[str, Any]) -> str:
     """A cell in words: aias exact, logsnr, order 2, 10 calls, farm input, exemplar 0.2, x0_blend."""
     start = cell["start"] if cell["start"] == "noise" else f"{cell['start']} {cell['strength']:g}"
+    guided = "" if cell["guidance_scale"] == 1 else f", guidance {cell['guidance_scale']:g}"
     return (
         f"{cell['sampler']}, {cell['spacing']}, order {cell['order']}, {cell['calls']} calls, farm {cell['farm']}, "
-        f"{start}, {cell['background']}"
+        f"{start}, {cell['background']}{guided}"
     )
 
 
 def rows(cells: Sequence[dict[str, Any]]) -> list[str]:
     """What the cells share is not repeated in every row."""
     segmented = any("miou" in cell for cell in cells)
-    keys = ("sampler", "spacing", "order", "calls", "farm", "start", "strength", "background")
+    keys = ("sampler", "spacing", "order", "calls", "farm", "start", "strength", "background", "guidance_scale")
     varied = [key for key in keys if len({cell[key] for cell in cells}) > 1]
     return table(
         [*varied, "NFE", "KID", "diversity", "s per image", *(["mIoU gain, points"] if segmented else [])],
         (
             [
-                *(f"{cell[key]:g}" if key == "strength" else str(cell[key]) for key in varied),
+                *(f"{cell[key]:g}" if key in ("strength", "guidance_scale") else str(cell[key]) for key in varied),
                 f"{cell['nfe']:g}",
                 interval(cell["kid"]),
                 "–" if cell["diversity"] is None else f"{cell['diversity']:.3f}",
