@@ -18,7 +18,7 @@ def evaluate(
     from fastsynth.recipes.evaluating import evaluate as measure
 
     found = measure(opened)
-    lines = [f"{name}: {value:.3f}" for name, value in found["mean"].items()]
+    lines = [f"{name}: {value:.3f} ({found['names'][name]})" for name, value in found["mean"].items()]
     print_result(found, "\n".join(lines) or "no type has enough samples", as_json)
 
 

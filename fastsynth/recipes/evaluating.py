@@ -4,12 +4,13 @@ Real means the test part: the samples were made without it. Copies are looked fo
 defect is there, a segmenter says that was trained on real images alone: `compare` trains one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from fastsynth.data.datasets import Record
 from fastsynth.data.export.folder import inside
@@ -23,6 +24,7 @@ from fastsynth.quality.image_metrics import (
     INCEPTION_NAME,
     KID_NAME,
     NEAREST_NAME,
+    Crops,
     class_probabilities,
     defect_crops,
     diversity,
@@ -47,6 +49,7 @@ SEEN_CHANGE = 2
 COPY_QUANTILE = 0.05
 NAMES = {
     "kid": KID_NAME,
+    "kid_training": "the same distance of the real training defects: what a store of perfect copies would get",
     "diversity": DIVERSITY_NAME,
     "inception_score": INCEPTION_NAME,
     "nearest": NEAREST_NAME,
@@ -107,37 +110,52 @@ def _mean(types: dict[str, Any]) -> dict[str, float]:
     for values in types.values():
         for name, value in values.items():
             if name != "samples":
-                columns.setdefault(name, []).append(value["mean"] if name == "kid" else value)
+                columns.setdefault(name, []).append(value["mean"] if name in ("kid", "kid_training") else value)
     return {name: float(np.mean(column)) for name, column in columns.items()}
 
 
 def _measure(
     run: Run, lines: Sequence[dict[str, Any]], known_records: Sequence[Record], unseen_records: Sequence[Record]
 ) -> dict[str, Any]:
-    made = [_sample(run, line) for line in lines]
-    known, unseen = ([run.read(record) for record in records] for records in (known_records, unseen_records))
-    crops = {name: _crops(pairs) for name, pairs in (("made", made), ("known", known), ("unseen", unseen)) if pairs}
+    visible, truths = [], []
+
+    def made() -> Iterator[Pair]:
+        """One picture at a time: those of a type may be large and many."""
+        for line in lines:
+            pair = _sample(run, line)
+            visible.append(_visible(run, line, pair))
+            truths.append(line.get("truth") or _measured_truth(run, line, pair))
+            yield pair
+
+    crops = {"made": _crops(made())}
+    for name, records in (("known", known_records), ("unseen", unseen_records)):
+        if records:
+            crops[name] = _crops(run.read(record) for record in records)
     looks = {name: perceptual_embedding(found) for name, found in crops.items()}
     nearest = nearest_distance(looks["made"], looks["known"])
     found: dict[str, Any] = {
-        "samples": len(made),
+        "samples": len(lines),
         "inception_score": inception_score(class_probabilities(crops["made"])),
         "nearest": float(np.median(nearest)),
-        "visible": float(np.mean([_visible(run, line, pair) for line, pair in zip(lines, made, strict=True)])),
-        **_truth(run, lines, made),
+        "visible": float(np.mean(visible)),
+        **_truth(truths),
     }
-    if len(made) > len(known):
+    if len(lines) > len(known_records):
         found["diversity"] = diversity(looks["made"], looks["known"])
-    if len(unseen) >= FEWEST:
-        rng = np.random.default_rng(run.config.seed)
-        distance = kid(trunk_features(crops["unseen"]), trunk_features(crops["made"]), rng=rng)
+    if len(unseen_records) >= FEWEST:
+        features = {name: trunk_features(each) for name, each in crops.items()}
+        for key, name in (("kid", "made"), ("kid_training", "known")):
+            if len(features[name]) >= FEWEST:
+                rng = np.random.default_rng(run.config.seed)
+                found[key] = kid(features["unseen"], features[name], rng=rng)._asdict()
         usual = nearest_distance(looks["unseen"], looks["known"])
-        found |= {"kid": distance._asdict(), "copies": float((nearest < np.quantile(usual, COPY_QUANTILE)).mean())}
+        found["copies"] = float((nearest < np.quantile(usual, COPY_QUANTILE)).mean())
     return found
 
 
-def _crops(pairs: Sequence[Pair]) -> Any:
-    return defect_crops([image for image, _ in pairs], [foreground for _, foreground in pairs])
+def _crops(pairs: Iterable[Pair]) -> Crops:
+    parts = [defect_crops([image], [foreground]) for image, foreground in pairs]
+    return Crops(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def _sample(run: Run, line: dict[str, Any]) -> Pair:
@@ -152,9 +170,8 @@ def _visible(run: Run, line: dict[str, Any], pair: Pair) -> float:
     return float((change[foreground] >= SEEN_CHANGE * step).mean())
 
 
-def _truth(run: Run, lines: Sequence[dict[str, Any]], made: Sequence[Pair]) -> dict[str, float]:
-    """Means over the samples; of `invisible` over all instances. What a manifest line does not say is measured now."""
-    found = [line.get("truth") or _measured_truth(run, line, pair) for line, pair in zip(lines, made, strict=True)]
+def _truth(found: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over the samples; of `invisible` over all instances."""
     instances = sum(len(each["visible"]) for each in found)
     return {
         **{key: float(np.mean([each[key] for each in found])) for key in ("alignment", "leak")},

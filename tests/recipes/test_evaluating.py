@@ -9,7 +9,8 @@ import pytest
 from fastsynth.config import load_config
 from fastsynth.files import sha256_file, write_json
 from fastsynth.images import encode_png, read_image
-from fastsynth.quality.image_metrics import inception_score
+from fastsynth.quality.image_metrics import defect_crops, inception_score, kid, trunk_features
+from fastsynth.recipes import evaluating
 from fastsynth.recipes.evaluating import evaluate
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
@@ -52,6 +53,18 @@ def test_copies_of_training_defects_are_counted_as_copies(run):
     for values in evaluate(run)["types"].values():
         assert values["nearest"] == pytest.approx(0, abs=1e-4)
         assert values["copies"] == 1
+
+
+def test_the_yardstick_of_kid_is_the_distance_of_the_training_defects(run):
+    """The fixture trains on too few for a distance; test defects stand in for them."""
+    defect = run.training_defects()[0].defect
+    records = [record for record in run.records("test", normal=False) if record.defect == defect]
+    lines = [line for line in manifest(run) if line["defect"] == defect]
+    features = trunk_features(defect_crops(*map(list, zip(*map(run.read, records), strict=True))))
+    expected = kid(features, features, rng=np.random.default_rng(run.config.seed))
+    found = evaluating._measure(run, lines, records, records)
+    assert found["kid_training"]["mean"] == pytest.approx(expected.mean, rel=1e-4)
+    assert "kid_training" not in evaluating._measure(run, lines, records[:3], records)
 
 
 def test_truth_is_measured_where_the_manifest_does_not_say_it_and_found_where_it_does(run):
