@@ -41,7 +41,7 @@ def bench(
     from fastsynth.recipes.benching import cells
 
     if dry_run:
-        planned = [cell for cell in cells(table) if row in (None, cell.row)]
+        planned = cells(table, only=row)
         text = (f"{cell.row}: {cell.name}: {'finished' if cell.finished else 'missing'}" for cell in planned)
         print_result([cell._asdict() for cell in planned], "\n".join(text), as_json)
         return

@@ -26,7 +26,7 @@ def draw_bench_sheet(rows: Mapping[str, Run], path: Path, *, columns: int, tile:
         picks = np.linspace(0, len(seen) - 1, min(columns, len(seen))).round().astype(int)
         lines.append([defect_tile(*first.read(seen[pick]), size=tile, outline=False) for pick in picks])
         labels.append(f"{defect}, real")
-        ids = _with_equal_masks(stored, defect)[:columns]
+        ids = with_equal_masks(stored, defect)[:columns]
         for name, run in rows.items():
             pairs = [_pictures(run, stored[name][number]) for number in ids]
             lines.append([defect_tile(*pair, size=tile, outline=False) for pair in pairs])
@@ -34,7 +34,8 @@ def draw_bench_sheet(rows: Mapping[str, Run], path: Path, *, columns: int, tile:
     save_sheet(path, contact_sheet(lines, row_labels=labels, tile=tile))
 
 
-def _with_equal_masks(stored: Mapping[str, Mapping[str, dict[str, Any]]], defect: str) -> list[str]:
+def with_equal_masks(stored: Mapping[str, Mapping[str, dict[str, Any]]], defect: str) -> list[str]:
+    """Ids of this type's samples with one and the same mask in all rows. stored: row → id → manifest line."""
     first, *others = stored.values()
     return [
         number

@@ -44,8 +44,7 @@ def bench(table: Table, *, only: str | None = None) -> dict[str, Any] | None:
     only: fill this row alone, and the real arm, by whose segmenter its samples are judged; "real" is the real arm
     alone. Raises ValueError when there is no such row, CheckFailedError for a store that fails its audit.
     """
-    if only not in (None, REAL_ROW, *table.rows):
-        raise ValueError(f"no row {only!r} in the table; wanted {REAL_ROW} or one of {', '.join(table.rows)}")
+    _require_row(table, only)
     real, rows = _open(table)
     train_arms(real, planned_arms(real)[:1])
     for name in rows if only is None else [only]:
@@ -60,15 +59,22 @@ def bench(table: Table, *, only: str | None = None) -> dict[str, Any] | None:
     return found
 
 
-def cells(table: Table) -> list[Cell]:
-    """Every cell of the table, the real arm's first; writes nothing."""
+def cells(table: Table, *, only: str | None = None) -> list[Cell]:
+    """Every cell of the table, or of this row alone, the real arm's first; writes nothing. Raises as `bench`."""
+    _require_row(table, only)
     real, rows = _open(table)
     plan = planned_arms(real)[0]
     found = [
         Cell(REAL_ROW, f"segmenter, seed {seed}", is_scored(real, plan, seed=seed))
         for seed in real.config.compare.seeds
     ]
-    return found + [cell for name, run in rows.items() for cell in _row_cells(name, run)]
+    found += [cell for name, run in rows.items() for cell in _row_cells(name, run)]
+    return [cell for cell in found if only in (None, cell.row)]
+
+
+def _require_row(table: Table, only: str | None) -> None:
+    if only not in (None, REAL_ROW, *table.rows):
+        raise ValueError(f"no row {only!r} in the table; wanted {REAL_ROW} or one of {', '.join(table.rows)}")
 
 
 def _open(table: Table) -> tuple[Run, dict[str, Run]]:

@@ -8,6 +8,7 @@ import yaml
 
 from fastsynth.bench_config import load_bench
 from fastsynth.config import load_config
+from fastsynth.recipes.bench_sheet import with_equal_masks
 from fastsynth.recipes.benching import share_split
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
@@ -196,7 +197,15 @@ def test_a_row_that_was_split_otherwise_is_refused(write_config, shared_tree, tm
         share_split(runs[1], runs[0])
 
 
-def test_an_unknown_row_is_named(mistaken, cli):
-    answer = cli("bench", mistaken(), "--row", "fast")
+def test_the_sheet_shows_only_masks_that_all_rows_have():
+    line = {"defect": "crack", "mask_sha256": "a"}
+    first = {"000000": line, "000001": line, "000002": line, "000003": {**line, "defect": "blob"}}
+    second = {"000000": line, "000001": {**line, "mask_sha256": "b"}, "000003": first["000003"]}
+    assert with_equal_masks({"one": first, "two": second}, "crack") == ["000000"]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_an_unknown_row_is_named(mistaken, call, options):
+    answer = call("bench", mistaken(), "--row", "fast", *options)
     assert answer.code == 2
     assert "no row 'fast' in the table; wanted real or one of copy-paste, FAST, FAST with FARM" in answer.complaint
