@@ -13,7 +13,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-from pages import ROOT, table
+from page_parts import table
+from pages import ROOT
 from sampler_cells import AXES, DEFAULT, SAMPLERS, Cell
 
 from fastsynth.files import atomic_write

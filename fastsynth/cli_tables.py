@@ -25,14 +25,28 @@ def evaluate(
 def bench(
     config: Annotated[Path, typer.Argument(help="YAML of the table; see configs/bench_magnetic_tile.yaml.")],
     overrides: Overrides = [],  # noqa: B006
+    row: Annotated[
+        str | None, typer.Option(help="Only this row's cells, and the real arm if it is missing; real: that alone.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which cells there are, finished or not.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The table of renderers on one data set: image metrics, verdict and cost of every row; resumable cell by cell."""
     from fastsynth.bench_config import load_bench
 
-    table, runs = load_bench(config, overrides)
+    table = load_bench(config, overrides)
     from fastsynth.recipes.benching import bench as fill
+    from fastsynth.recipes.benching import cells
 
-    found = fill(table, runs)
-    lines = [f"{row['name']}: {row['verdict']}" for row in found["rows"]]
+    if dry_run:
+        planned = cells(table, only=row)
+        text = (f"{cell.row}: {cell.name}: {'finished' if cell.finished else 'missing'}" for cell in planned)
+        print_result([cell._asdict() for cell in planned], "\n".join(text), as_json)
+        return
+    found = fill(table, only=row)
+    lines = (
+        [f"{name}: {made['verdict']}" for name, made in found["table"].items()] if found else ["no finished row yet"]
+    )
     print_result(found, "\n".join(lines), as_json)

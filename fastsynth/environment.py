@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,40 @@ def environment() -> dict[str, Any]:
     }
 
 
+class _Peak:
+    before_reset_mb = 0.0
+
+
 def peak_memory_mb() -> float:
-    """Highest resident memory so far, in 10⁶ bytes, of the largest among this process and its finished children."""
+    """Highest resident memory so far, in 10⁶ bytes, of the largest among this process and its finished children.
+
+    Of a child that called `reset_peak_memory` it is the peak after its last call.
+    """
+    return max(_Peak.before_reset_mb, _max_rss_mb(resource.RUSAGE_SELF), _max_rss_mb(resource.RUSAGE_CHILDREN))
+
+
+def reset_peak_memory() -> None:
+    """A stage begins: `stage_peak_mb` counts from here on."""
+    _Peak.before_reset_mb = peak_memory_mb()  # the kernel forgets it now
+    with suppress(OSError):  # not on Linux, or not ours to write
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def stage_peak_mb() -> float:
+    """Highest resident memory of this process since `reset_peak_memory`, in 10⁶ bytes; its children are left out.
+
+    On Linux. Where the mark cannot be put back (macOS, a read-only /proc) it is the peak since the process began.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return _max_rss_mb(resource.RUSAGE_SELF)
+
+
+def _max_rss_mb(who: int) -> float:
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
-    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(peaks) * unit / 1e6
+    return resource.getrusage(who).ru_maxrss * unit / 1e6
 
 
 def memory_bytes() -> int:

@@ -37,7 +37,9 @@ class Arm:
     ratio: synthetic images per real image; None where it has no meaning.
     threshold: chosen on validation images, in (0, 1).
     num_inference_steps: calls of the denoiser per synthetic image.
-    seconds_per_image: time to render one synthetic image. train_minutes: of the segmenter.
+    seconds_per_image: time per synthetic image that is kept, refused drawings included.
+    train_minutes, peak_memory_mb (10⁶ bytes): of the segmenter.
+    row: of a table of renderers, whose rows may be of one kind of renderer; else None.
     """
 
     arm: str
@@ -50,11 +52,13 @@ class Arm:
     seconds_per_image: float | None = None
     train_minutes: float | None = None
     peak_memory_mb: float | None = None
+    row: str | None = None
 
 
 class Difference(TypedDict):
     """Arm minus baseline, in fractions of 1, with its 95 % interval.
 
+    row: of a table of renderers. baseline: "real", or the name of another row.
     defect: the type it is about, None for the mean over types.
     seeds: how many seeds of each arm. images: how many test images the metric is made of.
     """
@@ -63,6 +67,7 @@ class Difference(TypedDict):
     renderer: str | None
     ratio: float | None
     num_inference_steps: int | None
+    row: str | None
     baseline: str
     metric: Metric
     defect: str | None
@@ -108,6 +113,7 @@ def rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             "renderer": arm.renderer,
             "ratio": arm.ratio,
             "num_inference_steps": arm.num_inference_steps,
+            "row": arm.row,
             "seed": arm.seed,
             "threshold": arm.threshold,
             "miou": arm.scores.miou(arm.threshold),
@@ -130,19 +136,23 @@ def differences(arms: Sequence[Arm], *, rng: np.random.Generator, resamples: int
     """All arms against the real one, in all metrics; false alarms only where there are normal test images."""
     groups: dict[tuple[Any, ...], list[Arm]] = {}
     for arm in arms:
-        groups.setdefault((arm.arm, arm.renderer, arm.ratio, arm.num_inference_steps), []).append(arm)
+        groups.setdefault((arm.arm, arm.renderer, arm.ratio, arm.num_inference_steps, arm.row), []).append(arm)
     baselines = [group for (name, *_), group in groups.items() if name == REAL]
     others = [group for (name, *_), group in groups.items() if name != REAL]
     if len(baselines) != 1 or not others:
         names = ", ".join(sorted({arm.arm for arm in arms})) or "nothing"
         raise ValueError(f"got {names}; wanted one arm {REAL!r} and at least one other, train the missing one")
-    metrics = [metric for metric in METRICS if metric != "false_alarm" or arms[0].scores.normal.any()]
     return [
         entry
         for group in others
-        for metric in metrics
+        for metric in judged_metrics(arms)
         for entry in difference(group, baselines[0], metric, rng=rng, resamples=resamples)
     ]
+
+
+def judged_metrics(arms: Sequence[Arm]) -> list[Metric]:
+    """What these arms can be compared in."""
+    return [metric for metric in METRICS if metric != "false_alarm" or arms[0].scores.normal.any()]
 
 
 def difference(
@@ -188,7 +198,8 @@ def difference(
             renderer=arm[0].renderer,
             ratio=arm[0].ratio,
             num_inference_steps=arm[0].num_inference_steps,
-            baseline=baseline[0].arm,
+            row=arm[0].row,
+            baseline=baseline[0].row or baseline[0].arm,
             metric=metric,
             defect=defect,
             mean=float(by_seed.mean()),
@@ -317,7 +328,7 @@ def _images_behind(scores: Scores, metric: Metric) -> int:
 
 def _by_defect(found: Sequence[Difference], best: Difference) -> list[str]:
     """What the sentence says about single defect types: at most one clause per direction, largest effect first."""
-    same = ("arm", "renderer", "ratio", "num_inference_steps", "metric")
+    same = ("arm", "renderer", "ratio", "num_inference_steps", "row", "metric")
     types = [d for d in found if d["defect"] is not None and all(d[key] == best[key] for key in same)]  # type: ignore[literal-required]
     if len(types) < 2:
         return []
@@ -349,8 +360,9 @@ def _direction(entry: Difference) -> int:
 
 
 def _conditions(entry: Difference) -> str:
-    renderer = f" with {entry['renderer']}" if entry["renderer"] else ""
-    steps = f" in {entry['num_inference_steps']} steps" if entry["num_inference_steps"] else ""
+    maker = entry["row"] or entry["renderer"]
+    renderer = f" with {maker}" if maker else ""
+    steps = f" in {entry['num_inference_steps']} steps" if entry["num_inference_steps"] and not entry["row"] else ""
     ratio = f" at ratio 1:{entry['ratio']:g}" if entry["ratio"] is not None else ""
     return renderer + steps + ratio
 

@@ -147,3 +147,19 @@ def test_peak_memory_is_that_of_the_largest_process():
     )
     assert 200 < holding < bare + 250
     assert 200 < parent < memory_bytes() / 1e6
+
+
+def test_the_peak_of_a_stage_forgets_the_stages_before():
+    code = (
+        "from fastsynth.environment import peak_memory_mb, reset_peak_memory, stage_peak_mb\n"
+        "for size in (400_000_000, 100_000_000):\n"
+        "    reset_peak_memory()\n"
+        "    held = bytearray(b'x') * size\n"
+        "    del held\n"
+        "    print(stage_peak_mb())\n"
+        "print(peak_memory_mb())\n"
+    )
+    first, second, highest = map(float, run_python(code).split())
+    assert 400 < first <= highest < 500
+    if Path("/proc/self/clear_refs").is_file():  # elsewhere the mark cannot be put back
+        assert 100 < second < 200

@@ -1,110 +1,166 @@
 """The table of renderers: every row is a run of its own on the same split, judged against one real arm.
 
-Cell by cell: a row's model, store, image metrics and segmenters are each kept when finished, so the same command
-continues an interrupted table.
+Cell by cell: the real arm's segmenters, and every row's model, store, image metrics and segmenters are each kept when
+finished, so the same command continues an interrupted table. Rows draw equal layouts: those of the same id and attempt
+have the same mask, whatever the renderer.
 """
 
 import shutil
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastsynth.bench_config import BenchConfig
+from fastsynth.bench_config import REAL_ROW, Table
 from fastsynth.data.manifest import MANIFEST
-from fastsynth.environment import environment
-from fastsynth.files import read_json, sha256_file, sha256_json, write_json
-from fastsynth.images import read_image
+from fastsynth.files import read_json, sha256_file, write_json
+from fastsynth.recipes.bench_sheet import draw_bench_sheet
 from fastsynth.recipes.evaluating import MEASURED, QUALITY_FILE, evaluate
-from fastsynth.recipes.judging import planned_arms, real_segmenter, train_arm
-from fastsynth.recipes.rendering import generate, train_renderer
+from fastsynth.recipes.filtering import all_drawn
+from fastsynth.recipes.judging import about, is_scored, planned_arms, real_segmenter, train_arms
+from fastsynth.recipes.rendering import generate, require_sound_store, train_renderer
+from fastsynth.recipes.speed import GENERATION
 from fastsynth.recipes.trained import TRAINED
 from fastsynth.run import TRAINED_FROM, Run
-from fastsynth.run_config import RunConfig
-from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
-from segment.compare import REAL, Arm, results
+from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
+from segment.compare import REAL, results, verdict
+from segment.tables import against_rows
 
 RESULT_FILE = "bench.json"
 
 
-def bench(config: BenchConfig, runs: dict[str, RunConfig]) -> dict[str, Any]:
-    """Fill what is missing of the table, write bench.json and sheet.png below `config.output`, return the content."""
-    rows = {name: Run(settings) for name, settings in runs.items()}
-    real: list[Arm] = []
-    made: dict[str, list[Arm]] = {}
-    quality, segmenter = {}, None
-    for name, run in rows.items():
-        _share(run, rows)
-        train_renderer(run)
-        generate(run)
-        plans = planned_arms(run)
-        if not real:
-            real = [train_arm(run, plans[0], seed=seed) for seed in run.config.compare.seeds]
-            segmenter = real_segmenter(run)
-        current = _is_current(run)
-        quality[name] = read_json(run.folder / QUALITY_FILE) if current else evaluate(run, segmenter=segmenter)
-        made[name] = [train_arm(run, plan, seed=seed) for plan in plans[1:] for seed in run.config.compare.seeds]
-    first = next(iter(rows.values()))
-    surroundings = environment()
-    about = {
-        "command": surroundings["command"],
-        "commit": surroundings["commit"],
-        "machine": {key: surroundings[key] for key in ("processor", "cores", "memory_gb")},
-        "data": {"sha256": sha256_json(first.split.sha256)},
-    }
-    judged = {
-        name: results([*real, *arms], rng=np.random.default_rng(first.config.seed), **about)
-        for name, arms in made.items()
-    }
-    found = {
-        **about,
-        "baseline": [row for row in next(iter(judged.values()))["rows"] if row["arm"] == REAL],
-        "rows": [
-            {
-                "name": name,
-                "scores": [row for row in result["rows"] if row["arm"] != REAL],
-                "differences": result["differences"],
-                "verdict": result["verdict"],
-                "quality": quality[name],
-                "renderer_minutes": _training_minutes(rows[name]),
-            }
-            for name, result in judged.items()
-        ],
-    }
-    write_json(config.output / RESULT_FILE, found)
-    draw_bench_sheet(rows, config.output / "sheet.png", columns=config.sheet_columns)
+class Cell(NamedTuple):
+    """One step of one row, which is finished or not."""
+
+    row: str
+    name: str
+    finished: bool
+
+
+def bench(table: Table, *, only: str | None = None) -> dict[str, Any] | None:
+    """Fill what is missing, write bench.json and sheet.png of the finished rows, return the content; None without any.
+
+    only: fill this row alone, and the real arm, by whose segmenter its samples are judged; "real" is the real arm
+    alone. Raises ValueError when there is no such row, CheckFailedError for a store that fails its audit.
+    """
+    _require_row(table, only)
+    real, rows = _open(table)
+    train_arms(real, planned_arms(real)[:1])
+    for name in rows if only is None else [only]:
+        if name != REAL_ROW:
+            _fill(rows[name], real, rows)
+    finished = {name: run for name, run in rows.items() if all(cell.finished for cell in _row_cells(name, run))}
+    if not finished:
+        return None
+    found = _judge(table, real, finished)
+    write_json(table.config.output / RESULT_FILE, found)
+    draw_bench_sheet(finished, table.config.output / "sheet.png", columns=table.config.sheet_columns)
     return found
 
 
-def draw_bench_sheet(rows: dict[str, Run], path: Path, *, columns: int, tile: int = 128) -> None:
-    """Per defect type a line of real test defects, then one of every row: the same sample ids, so the same masks."""
-    first = next(iter(rows.values()))
-    lines, labels = [], []
-    for defect in sorted({record.defect or "" for record in first.training_defects()}):
-        seen = [record for record in first.records("test", normal=False) if record.defect == defect]
-        picks = np.linspace(0, len(seen) - 1, min(columns, len(seen))).round().astype(int)
-        lines.append([defect_tile(*first.read(seen[pick]), size=tile, outline=False) for pick in picks])
-        labels.append(f"{defect}, real")
-        for name, run in rows.items():
-            found = sorted(run.store_folder.glob(f"*/train/{defect}/*.png"))[:columns]
-            lines.append([defect_tile(*_pair(image), size=tile, outline=False) for image in found])
-            labels.append(f"{defect}, {name}")
-    save_sheet(path, contact_sheet(lines, row_labels=labels, tile=tile))
+def cells(table: Table, *, only: str | None = None) -> list[Cell]:
+    """Every cell of the table, or of this row alone, the real arm's first; writes nothing. Raises as `bench`."""
+    _require_row(table, only)
+    real, rows = _open(table)
+    plan = planned_arms(real)[0]
+    found = [
+        Cell(REAL_ROW, f"segmenter, seed {seed}", is_scored(real, plan, seed=seed))
+        for seed in real.config.compare.seeds
+    ]
+    found += [cell for name, run in rows.items() for cell in _row_cells(name, run)]
+    return [cell for cell in found if only in (None, cell.row)]
 
 
-def _pair(image: Path) -> tuple[np.ndarray, np.ndarray]:
-    mask = image.parents[2] / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
-    return read_image(image), read_image(mask)[..., 0] > 0
+def _require_row(table: Table, only: str | None) -> None:
+    if only not in (None, REAL_ROW, *table.rows):
+        raise ValueError(f"no row {only!r} in the table; wanted {REAL_ROW} or one of {', '.join(table.rows)}")
 
 
-def _share(run: Run, rows: dict[str, Run]) -> None:
-    """Take over the split, and the finished model of another row that was trained with the same settings."""
-    for other in rows.values():
-        if other is run:
-            return
+def _open(table: Table) -> tuple[Run, dict[str, Run]]:
+    return Run(table.real), {name: Run(settings) for name, settings in table.rows.items()}
+
+
+def _row_cells(name: str, run: Run) -> list[Cell]:
+    gate, count = run.config.generate.gate, run.config.generate.count
+    drawn = all_drawn(run.store_folder, count=count, attempts=gate.attempts if gate.enabled else 1)
+    found = [Cell(name, "store", drawn), Cell(name, "image metrics", _is_measured(run))]
+    if hasattr(run.config.renderer, "training"):
+        found.insert(0, Cell(name, "model", (run.model_folder / TRAINED).is_file()))
+    return found + [
+        Cell(name, f"segmenter {plan.folder}, seed {seed}", is_scored(run, plan, seed=seed))
+        for plan in planned_arms(run)[1:]
+        for seed in run.config.compare.seeds
+    ]
+
+
+def _fill(run: Run, real: Run, rows: Mapping[str, Run]) -> None:
+    share_split(run, real)
+    _share_model(run, rows)
+    train_renderer(run)
+    generate(run)
+    require_sound_store(run)
+    if not _is_measured(run):
+        evaluate(run, segmenter=real_segmenter(real))
+    train_arms(run, planned_arms(run)[1:])
+
+
+def _judge(table: Table, real: Run, rows: Mapping[str, Run]) -> dict[str, Any]:
+    """In the form of metrics.json, whose rows and differences say of which row they are, and `table`: name → its cost,
+    image metrics and own verdict. `verdict` is on the best row; `references`: the rows that need no training."""
+    made = {
+        name: [replace(arm, row=name) for arm in train_arms(run, planned_arms(run)[1:])] for name, run in rows.items()
+    }
+    references = [
+        name
+        for name, run in rows.items()
+        if isinstance(run.config.renderer, CopyPasteConfig | CutPasteConfig | DRAEMConfig | NSAConfig)
+    ]
+    synthetic = [arm for arms in made.values() for arm in arms]
+    rng = np.random.default_rng(real.config.seed)
+    found = results([*train_arms(real, planned_arms(real)[:1]), *synthetic], rng=rng, **about(real))
+    to_real = {name: [d for d in found["differences"] if d["row"] == name] for name in rows}
+    assert all(d["baseline"] == REAL for each in to_real.values() for d in each)
+    found["differences"] += against_rows(
+        synthetic, compare_with=table.config.compare_with, references=references, rng=rng
+    )
+    found["references"] = references
+    found["table"] = {name: {**_cost(run), "verdict": verdict(to_real[name])} for name, run in rows.items()}
+    return found
+
+
+def _cost(run: Run) -> dict[str, Any]:
+    """renderer_minutes: of its training. renderer_peak_memory_mb: of its training or of generating, the higher."""
+    trained, generation = run.model_folder / TRAINED, run.folder / GENERATION
+    model = read_json(trained) if trained.is_file() else {}
+    drawing = read_json(generation) if generation.is_file() else {}
+    peaks = [values["peak_memory_mb"] for values in (model, drawing) if "peak_memory_mb" in values]
+    return {
+        "renderer": run.config.renderer.kind,
+        "renderer_minutes": model.get("minutes"),
+        "renderer_peak_memory_mb": max(peaks, default=None),
+        "seconds_per_image": drawing.get("seconds_per_image"),
+        "samples": drawing.get("kept"),
+        "drawings": drawing.get("made"),
+        "quality": read_json(run.folder / QUALITY_FILE),
+    }
+
+
+def share_split(run: Run, real: Run) -> None:
+    """Take over the real arm's split. Raises ValueError when the row has another one."""
+    wanted = real.split  # made now, if it is not there yet
+    if not run.split_path.is_file():
         run.folder.mkdir(parents=True, exist_ok=True)
-        if not run.split_path.is_file() and run.config.split == other.config.split:
-            shutil.copyfile(other.split_path, run.split_path)
+        shutil.copyfile(real.split_path, run.split_path)
+    elif run.split.sha256 != wanted.sha256 or any(
+        getattr(run.split, part) != getattr(wanted, part) for part in ("train", "val", "test")
+    ):
+        raise ValueError(f"{run.split_path} is not the split of {real.split_path}; delete {run.folder} and start again")
+
+
+def _share_model(run: Run, rows: Mapping[str, Run]) -> None:
+    """Take over the finished model of another row that was trained with the same settings."""
+    for other in rows.values():
         trained = (other.model_folder / TRAINED).is_file()
         if (
             trained
@@ -117,12 +173,9 @@ def _share(run: Run, rows: dict[str, Run]) -> None:
             unfinished.rename(run.model_folder)
 
 
-def _is_current(run: Run) -> bool:
+def _is_measured(run: Run) -> bool:
     """Whether quality.json is of the samples that are in the store now."""
-    quality = run.folder / QUALITY_FILE
-    return quality.is_file() and read_json(quality).get(MEASURED) == sha256_file(run.store_folder / MANIFEST)
-
-
-def _training_minutes(run: Run) -> float | None:
-    trained = run.model_folder / TRAINED
-    return read_json(trained)["minutes"] if trained.is_file() else None
+    quality, manifest = run.folder / QUALITY_FILE, run.store_folder / MANIFEST
+    if not quality.is_file() or not manifest.is_file():
+        return False
+    return bool(read_json(quality).get(MEASURED) == sha256_file(manifest))

@@ -16,6 +16,7 @@ from fastsynth.diffusion.pretrained.config import PretrainedBaseConfig
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import COMPACT, TrainingSetup, train_fast
 from fastsynth.diffusion.views import EncodedViews, encode_views
+from fastsynth.environment import reset_peak_memory, stage_peak_mb
 from fastsynth.files import sha256_json, write_json
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.parallel import main_first, wait_for_all
@@ -29,6 +30,7 @@ def train(run: Run, settings: FASTConfig) -> None:
     """Train FAST on the training defects and normals into `run.model_folder`; the validation defects end it."""
     with run.stage("train"), disk_errors(run.folder):
         write_json(run.model_folder / TRAINED_FROM, run.training_settings())
+        reset_peak_memory()
         pipeline = _new_pipeline(run, settings)
         cpu = pipeline.device.type == "cpu"
         with main_first(cpu=cpu):
@@ -48,7 +50,8 @@ def train(run: Run, settings: FASTConfig) -> None:
         if process_index() == 0:
             pipeline.save_pretrained(run.model_folder)
             summary = {"steps": result.steps, "held_out_loss": result.held_out_loss}
-            write_trained(run.model_folder, {**summary, "minutes": round(result.seconds / 60, 2)})
+            cost = {"minutes": round(result.seconds / 60, 2), "peak_memory_mb": round(stage_peak_mb(), 1)}
+            write_trained(run.model_folder, {**summary, **cost})
         wait_for_all(cpu=cpu)
 
 

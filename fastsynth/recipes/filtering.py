@@ -78,6 +78,12 @@ class Filling:
         for line in store.lines():
             self._remember(line)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was ever drawn for this store: no sample, and no refusal."""
+        refused = self.rejects is not None and self.rejects.refused
+        return not (self.stored or self.store.pending or refused)
+
     def missing(self, units: Sequence[Sequence[int]], *, count: int) -> list[Sequence[int]]:
         """The units of which an id below `count` is not settled."""
         return [unit for unit in units if any(number < count and not self.settled(number) for number in unit)]

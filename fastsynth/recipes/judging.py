@@ -1,6 +1,7 @@
 """From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from tqdm import tqdm
 from fastsynth.data.export.folder import inside
 from fastsynth.data.split import Part
 from fastsynth.data.store import read_manifest
-from fastsynth.environment import environment, peak_memory_mb
+from fastsynth.environment import environment, reset_peak_memory, stage_peak_mb
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
 from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
 from fastsynth.parallel import main_first
-from fastsynth.recipes.rendering import GENERATION
+from fastsynth.recipes.speed import GENERATION
 from fastsynth.run import Run
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
 from segment.config import SegmentConfig
@@ -99,33 +100,50 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
         {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}
     )
     device = "cpu" if run.config.device == "cpu" else "auto"
+    reset_peak_memory()
     trained = train_segmenter(items, val, config=settings, folder=folder, seed=seed, device=device)
     with main_first(cpu=device == "cpu"):
         if not (folder / SCORES).is_file():
             scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
-            write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": peak_memory_mb()})
+            write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": stage_peak_mb()})
             scores.save(folder / SCORES)
     return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold)
+
+
+def train_arms(run: Run, plans: Sequence[ArmPlan]) -> list[Arm]:
+    """The segmenters of these arms, every seed; the folder is taken only while one of them is missing."""
+    cells = [(plan, seed) for plan in plans for seed in run.config.compare.seeds]
+    finished = all(is_scored(run, plan, seed=seed) for plan, seed in cells)
+    with nullcontext() if finished else run.stage("compare"):
+        return [train_arm(run, plan, seed=seed) for plan, seed in cells]
+
+
+def is_scored(run: Run, plan: ArmPlan, *, seed: int) -> bool:
+    """Whether this segmenter is trained and scored."""
+    return (_folder(run, plan, seed=seed) / SCORES).is_file()
 
 
 def compare(run: Run) -> dict[str, object]:
     """Train what is missing, write metrics.json, return its content; the verdict is under "verdict"."""
     with run.stage("compare"):
         arms = [train_arm(run, plan, seed=seed) for plan in planned_arms(run) for seed in run.config.compare.seeds]
+    found = results(arms, rng=np.random.default_rng(run.config.seed), **about(run))
+    write_json(run.folder / "metrics.json", found)
+    return found
+
+
+def about(run: Run) -> dict[str, Any]:
+    """The head of metrics.json: command, commit, machine, data."""
     surroundings = environment()
-    found = results(
-        arms,
-        command=surroundings["command"],
-        commit=surroundings["commit"],
-        machine={key: surroundings[key] for key in ("processor", "cores", "memory_gb")},
-        data={
+    return {
+        "command": surroundings["command"],
+        "commit": surroundings["commit"],
+        "machine": {key: surroundings[key] for key in ("processor", "cores", "memory_gb")},
+        "data": {
             "sha256": sha256_json(run.split.sha256),
             **{f"{part}_images": len(getattr(run.split, part)) for part in ("train", "val", "test")},
         },
-        rng=np.random.default_rng(run.config.seed),
-    )
-    write_json(run.folder / "metrics.json", found)
-    return found
+    }
 
 
 def real_segmenter(run: Run) -> Path | None:

@@ -10,6 +10,7 @@ from diffusers.utils.logging import disable_progress_bar
 from tqdm import tqdm
 
 from fastsynth.checkpoints import disk_errors
+from fastsynth.environment import reset_peak_memory, stage_peak_mb
 from fastsynth.files import write_json
 from fastsynth.layouts.masks import RealMask, split_parts
 from fastsynth.parallel import wait_for_all
@@ -47,6 +48,7 @@ def train(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> None:
     with run.stage("train"), disk_errors(run.folder):
         write_json(run.model_folder / TRAINED_FROM, run.training_settings())
         device = device_of(run)
+        reset_peak_memory()
         model, seconds = train_layout_model(
             settings,
             crop_source(run, settings),
@@ -58,8 +60,8 @@ def train(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> None:
         )
         if process_index() == 0:
             model.save_pretrained(run.model_folder)
-            summary = {"steps": settings.training.max_train_steps, "minutes": round(seconds / 60, 2)}
-            write_trained(run.model_folder, summary)
+            cost = {"minutes": round(seconds / 60, 2), "peak_memory_mb": round(stage_peak_mb(), 1)}
+            write_trained(run.model_folder, {"steps": settings.training.max_train_steps, **cost})
         wait_for_all(cpu=device.type == "cpu")
 
 

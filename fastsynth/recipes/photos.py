@@ -8,6 +8,7 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from fastsynth.config import dump_config, load_config
+from fastsynth.environment import reset_peak_memory, stage_peak_mb
 from fastsynth.files import atomic_write, sha256_json, write_json
 from fastsynth.images import encode_png, read_image
 from fastsynth.recipes.layout_training import train_layout_model
@@ -36,6 +37,7 @@ def train_photos(config: PhotoConfig) -> Path:
     source = open_pairs(config)
     _claim(config)
     if not (model_folder / TRAINED).is_file():
+        reset_peak_memory()
         model, seconds = train_layout_model(
             config.renderer,
             source,
@@ -48,8 +50,8 @@ def train_photos(config: PhotoConfig) -> Path:
             warp_amplitude=config.data.warp_amplitude,
         )
         model.save_pretrained(model_folder)
-        summary = {"steps": config.renderer.training.max_train_steps, "minutes": round(seconds / 60, 2)}
-        write_json(model_folder / TRAINED, summary)
+        cost = {"minutes": round(seconds / 60, 2), "peak_memory_mb": round(stage_peak_mb(), 1)}
+        write_json(model_folder / TRAINED, {"steps": config.renderer.training.max_train_steps, **cost})
     return draw_photo_sheet(config)
 
 

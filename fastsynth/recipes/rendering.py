@@ -3,7 +3,6 @@
 Each is resumable: called again it continues where it was stopped, or returns what is finished.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,7 +20,9 @@ from fastsynth.data.manifest import Line, Shard
 from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
-from fastsynth.files import atomic_write, sha256_bytes, write_json
+from fastsynth.environment import reset_peak_memory
+from fastsynth.errors import CheckFailedError
+from fastsynth.files import atomic_write, sha256_bytes
 from fastsynth.images import encode_png, image_size, read_image, read_mask
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.layouts.severity import with_severity
@@ -32,6 +33,7 @@ from fastsynth.quality.audit import AuditReport, audit
 from fastsynth.recipes import fast, layout_training
 from fastsynth.recipes.filtering import Filling, all_drawn, gate_settings, open_gate
 from fastsynth.recipes.layouts import draw_layouts
+from fastsynth.recipes.speed import SpeedLog
 from fastsynth.recipes.trained import TRAINED, verify_trained
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
@@ -47,7 +49,6 @@ UNIT = 8
 what is missing of a unit is made by computing the whole unit again."""
 UNIT_PIXELS = 2**27
 """Pixels of all pictures of a unit: of very large ones fewer are computed together, or they would not fit in memory."""
-GENERATION = "generation.json"
 
 
 def train_renderer(run: Run) -> Path:
@@ -129,13 +130,13 @@ def generate(run: Run, *, renderer: Renderer | None = None, shard: Shard | None 
 def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer | None:
     """Fill the store, or one shard of it; returns the renderer, if it was needed."""
     count, settings = run.config.generate.count, run.config.generate.gate
-    started = time.monotonic()
+    reset_peak_memory()
 
     def draw(unit: Sequence[int], attempt: int) -> list[Sample]:
-        nonlocal renderer, started
+        nonlocal renderer
         if renderer is None:
-            renderer = load_renderer(run)
-            started = time.monotonic()
+            with speed.paused():
+                renderer = load_renderer(run)
         return _render(run, renderer, unit, attempt)
 
     with (
@@ -153,15 +154,14 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
         )
         units = [unit for number, unit in enumerate(_units(run, count)) if shard is None or shard.owns(number)]
         missing = filling.missing(units, count=count)
-        with gentle_stop() as stop:
+        # the log lies beside the store, whose bytes know no clock
+        with gentle_stop() as stop, SpeedLog.open(run.folder, store.done, anew=filling.untouched) as speed:
             for unit in tqdm(missing, desc="generate", unit="unit", disable=not missing):
                 filling.settle(unit, draw, count=count)
+                speed.note(filling.made)
                 if stop.requested:
                     raise KeyboardInterrupt
         filling.finish(count=count)
-    if filling.made:
-        speed = {"made": filling.made, "seconds_per_image": round((time.monotonic() - started) / filling.made, 4)}
-        write_json(run.folder / GENERATION, speed)  # not in the store, whose bytes know no clock
     return renderer
 
 
@@ -184,6 +184,17 @@ def replay_to(run: Run, sample_id: int, path: Path) -> bool:
 def audit_store(run: Run) -> AuditReport:
     """Re-check the store from its files alone."""
     return audit(run.store_folder, data_root=run.config.data.root, split=run.split)
+
+
+def require_sound_store(run: Run) -> None:
+    """Audit the store. Raises CheckFailedError that names the first problem."""
+    with run.stage("audit"):
+        report = audit_store(run)
+    if report.problems:
+        raise CheckFailedError(
+            f"{run.store_folder}: {len(report.problems)} problems, first: {report.problems[0]}; "
+            "`fastsynth audit` lists all"
+        )
 
 
 def draw_sheet(run: Run, *, columns: int = 8, tile: int = 128) -> Path:

@@ -5,11 +5,10 @@ import warnings
 from pathlib import Path
 
 from fastsynth.data.demo import make_demo
-from fastsynth.errors import CheckFailedError
 from fastsynth.recipes.evaluating import evaluate
 from fastsynth.recipes.judging import compare
 from fastsynth.recipes.layouts import draw_masks, require_sound_data
-from fastsynth.recipes.rendering import audit_store, draw_sheet, generate, train_renderer
+from fastsynth.recipes.rendering import draw_sheet, generate, require_sound_store, train_renderer
 from fastsynth.report.html import write_report
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
@@ -24,13 +23,7 @@ def run_all(run: Run) -> Path:
     draw_masks(run, count=24, path=run.folder / "sheets" / "layouts.png")
     train_renderer(run)
     generate(run)
-    with run.stage("audit"):
-        report = audit_store(run)
-    if report.problems:
-        raise CheckFailedError(
-            f"{run.store_folder}: {len(report.problems)} problems, first: {report.problems[0]}; "
-            "`fastsynth audit` lists all"
-        )
+    require_sound_store(run)
     draw_sheet(run)
     compare(run)
     try:

@@ -1,9 +1,17 @@
 """The table of renderers: one real arm, one split, the same masks for all, and nothing is done twice."""
 
 import json
+import shutil
 
 import pytest
 import yaml
+
+from fastsynth.bench_config import load_bench
+from fastsynth.config import load_config
+from fastsynth.recipes.bench_sheet import with_equal_masks
+from fastsynth.recipes.benching import share_split
+from fastsynth.run import Run
+from fastsynth.run_config import RunConfig
 
 ROWS = {
     "copy-paste": {"renderer": {"kind": "copy_paste"}},
@@ -12,47 +20,95 @@ ROWS = {
 }
 
 
+def cells_of(said: str) -> dict[str, str]:
+    """Row and cell → what a dry run says of it."""
+    return dict(line.rsplit(": ", 1) for line in said.splitlines())
+
+
 @pytest.fixture(scope="module")
 def table(cli, write_config, shared_tree, tmp_path_factory):
-    """A finished table: (its folder, its configuration)."""
+    """A finished table, its first row filled on its own: (its folder, its configuration, what the calls printed)."""
     folder = tmp_path_factory.mktemp("table")
     run = write_config(folder, shared_tree)
     config = folder / "bench.yaml"
-    config.write_text(yaml.safe_dump({"run": run.name, "output": str(folder / "bench"), "rows": ROWS}, sort_keys=False))
-    answer = cli("bench", config)
-    assert answer.code == 0, answer.err
-    assert [line.partition(":")[0] for line in answer.out.splitlines()[-3:]] == list(ROWS)
-    return folder / "bench", config
+    values = {"run": run.name, "output": str(folder / "bench"), "rows": ROWS, "compare_with": ["FAST"]}
+    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    answers = [
+        cli("bench", config, *options)
+        for options in (["--dry-run"], ["--row", "copy-paste"], ["--dry-run"], [], ["--dry-run"])
+    ]
+    assert [answer.code for answer in answers] == [0] * 5, answers[-1].err
+    return folder / "bench", config, [answer.out for answer in answers]
 
 
-def test_every_row_has_scores_differences_quality_and_cost(table):
+def test_a_dry_run_says_which_cells_are_finished(table):
+    nothing, one_row, everything = (cells_of(table[2][place]) for place in (0, 2, 4))
+    assert set(nothing.values()) == {"missing"}
+    assert {cell for cell, state in one_row.items() if state == "finished"} == {
+        cell for cell in nothing if cell.startswith(("real:", "copy-paste:"))
+    }
+    assert set(everything.values()) == {"finished"}
+    assert [cell for cell in nothing if cell.startswith("FAST:")] == [
+        "FAST: model",
+        "FAST: store",
+        "FAST: image metrics",
+        "FAST: segmenter real+synthetic-1, seed 0",
+    ]
+
+
+def test_a_row_can_be_filled_alone_and_the_verdict_of_every_row_is_printed(table):
+    alone, everything = ([line.partition(":")[0] for line in table[2][place].splitlines()] for place in (1, 3))
+    assert alone[-1:] == ["copy-paste"]
+    assert "FAST" not in alone
+    assert everything[-3:] == list(ROWS)
+
+
+def test_every_row_has_scores_quality_and_cost(table):
     found = json.loads((table[0] / "bench.json").read_text())
-    assert [row["name"] for row in found["rows"]] == list(ROWS)
-    seeds = len(found["baseline"])
-    for row in found["rows"]:
-        assert len(row["scores"]) == seeds
-        assert {score["renderer"] for score in row["scores"]} == {
-            "copy_paste" if row["name"] == "copy-paste" else "fast"
-        }
-        assert {d["baseline"] for d in row["differences"]} == {"real"}
+    assert found.keys() >= {"command", "commit", "machine", "data", "rows", "differences", "verdict", "rules"}
+    assert [(row["row"], row["renderer"]) for row in found["rows"]] == [
+        (None, None),
+        ("copy-paste", "copy_paste"),
+        ("FAST", "fast"),
+        ("FAST with FARM", "fast"),
+    ]
+    assert found["references"] == ["copy-paste"]
+    assert list(found["table"]) == sorted(ROWS)
+    for name, row in found["table"].items():
         assert row["quality"]["mean"]["visible"] > 0
-        assert (row["renderer_minutes"] is None) == (row["name"] == "copy-paste")
+        assert "presence_iou" in row["quality"]["mean"]
+        assert row["samples"] == 10
+        assert row["seconds_per_image"] > 0
+        assert row["renderer_peak_memory_mb"] > 50
+        assert (row["renderer_minutes"] is None) == (name == "copy-paste")
+    trained = json.loads((table[0] / "FAST" / "model" / "training.json").read_text())
+    assert trained["peak_memory_mb"] > 50
+
+
+def test_rows_are_compared_with_the_real_arm_the_best_reference_and_the_named_row(table):
+    found = json.loads((table[0] / "bench.json").read_text())
+    pairs = {(d["row"], d["baseline"]) for d in found["differences"]}
+    assert pairs == {
+        *((name, "real") for name in ROWS),
+        *((name, "copy-paste") for name in ROWS if name != "copy-paste"),
+        *((name, "FAST") for name in ROWS if name != "FAST"),
+    }
 
 
 def test_all_rows_share_split_and_masks_and_the_real_arm_is_trained_once(table):
-    folder, _ = table
-    assert len({(folder / name / "split.json").read_bytes() for name in ROWS}) == 1
+    folder = table[0]
+    assert len({(folder / name / "split.json").read_bytes() for name in ("real", *ROWS)}) == 1
     masks = [
         {p.relative_to(folder / name): p.read_bytes() for p in (folder / name / "synthetic").rglob("*_mask.png")}
         for name in ROWS
     ]
     assert masks[0]
     assert masks[0] == masks[1] == masks[2]
-    assert [name for name in ROWS if (folder / name / "segment" / "real").exists()] == ["copy-paste"]
+    assert [path.parents[1].name for path in folder.glob("*/segment/real")] == ["real"]
 
 
 def test_rows_that_differ_in_sampling_alone_share_the_model_but_not_the_pictures(table):
-    folder, _ = table
+    folder = table[0]
     models, pictures = (
         [
             {p.name: p.read_bytes() for p in sorted((folder / name / part).rglob(pattern))}
@@ -66,12 +122,35 @@ def test_rows_that_differ_in_sampling_alone_share_the_model_but_not_the_pictures
     assert pictures[0] != pictures[1]
 
 
-def test_a_second_call_does_nothing_anew(table, cli):
-    folder, config = table
+def test_a_renamed_row_costs_nothing_of_the_others_and_every_store_is_audited(table, cli, tmp_path):
+    folder = tmp_path / "bench"
+    shutil.copytree(table[0], folder)
+    (folder / "copy-paste").rename(folder / "pasted")
+    rows = {"pasted" if name == "copy-paste" else name: changes for name, changes in ROWS.items()}
+    config = tmp_path / "bench.yaml"
+    values = yaml.safe_load(table[1].read_text())
+    run = str(table[1].parent / values["run"])
+    config.write_text(yaml.safe_dump({**values, "run": run, "output": str(folder), "rows": rows}, sort_keys=False))
     kept = [*folder.rglob("*.safetensors"), *folder.rglob("scores.npz"), *folder.rglob("quality.json")]
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert cli("bench", config).code == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == before
+    stages = [json.loads(line)["stage"] for line in (folder / "pasted" / "log.jsonl").read_text().splitlines()]
+    assert stages[-1] == "audit"
+
+
+@pytest.fixture
+def mistaken(write_config, shared_tree, tmp_path):
+    """Writes a table with a mistake in it."""
+    run = write_config(tmp_path, shared_tree)
+
+    def write(**changes):
+        config = tmp_path / "bench.yaml"
+        good = {"run": run.name, "output": str(tmp_path / "bench"), "rows": ROWS}
+        config.write_text(yaml.safe_dump({**good, **changes}, sort_keys=False))
+        return config
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -79,14 +158,54 @@ def test_a_second_call_does_nothing_anew(table, cli):
     [
         ({"rows": {}}, "rows"),
         ({"rows": {"a/b": {}}}, "a row is called 'a/b'"),
-        ({"rows": {"FAST": {"rendrer": {}}}}, "rows.FAST"),
+        ({"rows": {"real": {}}}, "a row is called 'real'"),
+        ({"rows": {"FAST": {"rendrer": {}}}}, "rows.FAST changes rendrer"),
+        ({"rows": {"FAST": {"renderer": {"frm": "off"}}}}, "rows.FAST: unknown key 'renderer.frm'"),
         ({"run": "absent.yaml"}, "absent.yaml"),
+        ({"compare_with": ["fast"]}, "compare_with names 'fast', which is no row; wanted one of copy-paste, FAST"),
+        *(
+            ({"rows": {"FAST": {key: {}}}}, f"rows.FAST changes {key}; a row may change renderer and generate only")
+            for key in ("data", "split", "seed", "segment", "compare", "layouts", "device", "output")
+        ),
+        (
+            {"rows": {"one": {}, "two": {"generate": {"count": 11}}}},
+            "rows.two has generate.count 11, rows.one has 10; set the same for all",
+        ),
     ],
 )
-def test_mistakes_are_named(table, cli, tmp_path, changes, complaint):
-    config = tmp_path / "bench.yaml"
-    good = yaml.safe_load(table[1].read_text())
-    config.write_text(yaml.safe_dump({**good, "run": str(table[1].parent / good["run"]), **changes}))
-    answer = cli("bench", config)
+def test_mistakes_are_named(mistaken, call, changes, complaint):
+    answer = call("bench", mistaken(**changes))
     assert answer.code == 2
     assert complaint in answer.complaint
+
+
+def test_a_row_may_change_the_gate_and_all_counts_at_once(mistaken):
+    rows = {"one": {"generate": {"count": 7}}, "two": {"generate": {"count": 7, "gate": {"enabled": True}}}}
+    table = load_bench(mistaken(rows=rows), [])
+    assert [(run.generate.count, run.generate.gate.enabled) for run in table.rows.values()] == [(7, False), (7, True)]
+    assert table.real.output.name == "real"
+
+
+def test_a_row_that_was_split_otherwise_is_refused(write_config, shared_tree, tmp_path):
+    runs = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        config = write_config(tmp_path / str(seed), shared_tree)
+        runs.append(Run(load_config(RunConfig, config, [f"seed={seed}"])))
+    assert runs[0].split.train != runs[1].split.train
+    with pytest.raises(ValueError, match=r"is not the split of .*; delete .* and start again"):
+        share_split(runs[1], runs[0])
+
+
+def test_the_sheet_shows_only_masks_that_all_rows_have():
+    line = {"defect": "crack", "mask_sha256": "a"}
+    first = {"000000": line, "000001": line, "000002": line, "000003": {**line, "defect": "blob"}}
+    second = {"000000": line, "000001": {**line, "mask_sha256": "b"}, "000003": first["000003"]}
+    assert with_equal_masks({"one": first, "two": second}, "crack") == ["000000"]
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_an_unknown_row_is_named(mistaken, call, options):
+    answer = call("bench", mistaken(), "--row", "fast", *options)
+    assert answer.code == 2
+    assert "no row 'fast' in the table; wanted real or one of copy-paste, FAST, FAST with FARM" in answer.complaint

@@ -1,0 +1,124 @@
+"""The docs page of a table of renderers: python benchmarks/bench_page.py runs/bench_magnetic_tile
+
+Copies the table's bench.json to benchmarks/results/bench_<name>.json and its sheet to docs/bench_<name>.jpg, by the
+name of the folder; `python benchmarks/pages.py` then writes docs/bench_<name>.md.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from page_parts import METRICS, ending, per_defect, percents, points, spread, table
+from PIL import Image
+
+from fastsynth.files import read_json, write_json
+
+ROOT = Path(__file__).parent.parent
+PREFIX = "bench_"
+SCORES = ("miou", "acc", "ap", "pro", "false_alarm")
+
+
+def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
+    """The Markdown page of one table. remarks: Markdown to follow the sheet, may be empty."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        arms.setdefault(_label(row), []).append(row)
+    overall = [d for d in result["differences"] if d["metric"] in SCORES and d["defect"] is None]
+    lines = [
+        f"# The table of renderers: {name.removeprefix(PREFIX).replace('_', ' ')}",
+        "",
+        f"**{result['verdict']}**",
+        "",
+        f"![real test defects, and the same masks filled by every row]({name}.jpg)",
+        "",
+        *([remarks.strip(), ""] if remarks.strip() else []),
+        "Every row but the first is real + synthetic. Scores in percent, mean over seeds ± standard deviation, on the",
+        "frozen test part. KID (less is nearer to real test defects) and diversity are means over types. Seconds are",
+        "per kept sample, refused drawings included. Training and peak memory are the renderer's, the peak that of its",
+        "training or of drawing, whichever is higher.",
+        "",
+        *_scores(arms, result["table"]),
+        "",
+        "Difference to the real arm in points, with 95 % intervals; bold where the interval does not hold zero:",
+        "",
+        *_differences([d for d in overall if d["baseline"] == "real"]),
+        "",
+        *_between_rows([d for d in overall if d["baseline"] != "real"], result["references"]),
+        "IoU per defect type:",
+        "",
+        *per_defect(arms),
+        "",
+        "Difference to the real arm in IoU per defect type, in points:",
+        "",
+        *_per_type([d for d in result["differences"] if d["baseline"] == "real" and d["defect"] is not None]),
+        "",
+        *(f"- {row}: {made['verdict']}" for row, made in result["table"].items()),
+        *ending(name, result),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _label(found: dict[str, Any]) -> str:
+    ratio = "" if found["ratio"] in (None, 1.0) else f" 1:{found['ratio']:g}"
+    return f"{found['row'] or found['arm']}{ratio}"
+
+
+def _scores(arms: dict[str, list[dict[str, Any]]], made: dict[str, Any]) -> list[str]:
+    def cost(rows: list[dict[str, Any]]) -> list[str]:
+        row = made.get(rows[0]["row"], {})
+        figures = (
+            (row.get("quality", {}).get("mean", {}).get("kid"), 3),
+            (row.get("quality", {}).get("mean", {}).get("diversity"), 3),
+            (row.get("seconds_per_image"), 2),
+            (row.get("renderer_minutes"), 1),
+            (row.get("renderer_peak_memory_mb"), 0),
+        )
+        return [spread([] if value is None else [value], digits=digits) for value, digits in figures]
+
+    costs = ["KID", "diversity", "s per image", "training, min", "peak memory, MB"]
+    return table(
+        ["row", *(METRICS[key] for key in SCORES), *costs],
+        ([label, *(percents(rows, key) for key in SCORES), *cost(rows)] for label, rows in arms.items()),
+    )
+
+
+def _differences(found: list[dict[str, Any]]) -> list[str]:
+    cells: dict[str, dict[str, str]] = {}
+    for each in found:
+        cells.setdefault(_label(each), {})[each["metric"]] = points(each)
+    keys = [key for key in SCORES if any(key in row for row in cells.values())]
+    return table(
+        ["row", *(METRICS[key] for key in keys)],
+        ([label, *(row.get(key, "–") for key in keys)] for label, row in cells.items()),
+    )
+
+
+def _between_rows(found: list[dict[str, Any]], references: list[str]) -> list[str]:
+    lines = []
+    for baseline in dict.fromkeys(each["baseline"] for each in found):
+        chosen = ", a reference renderer" if baseline in references else ""
+        lines += [f"Difference to {baseline}{chosen}, in points:", ""]
+        lines += [*_differences([each for each in found if each["baseline"] == baseline]), ""]
+    return lines
+
+
+def _per_type(found: list[dict[str, Any]]) -> list[str]:
+    cells: dict[str, dict[str, str]] = {}
+    for each in found:
+        cells.setdefault(_label(each), {})[each["defect"]] = points(each)
+    defects = list(dict.fromkeys(each["defect"] for each in found))
+    return table(["row", *defects], ([label, *(row[d] for d in defects)] for label, row in cells.items()))
+
+
+def take(folder: Path, root: Path = ROOT) -> Path:
+    """Copy a finished table's result and sheet to where the pages are made from; returns the result's path."""
+    name = PREFIX + folder.name.removeprefix(PREFIX)
+    target = root / "benchmarks" / "results" / f"{name}.json"
+    write_json(target, read_json(folder / "bench.json"))
+    Image.open(folder / "sheet.png").convert("RGB").save(root / "docs" / f"{name}.jpg", quality=88)
+    return target
+
+
+if __name__ == "__main__":
+    for given in sys.argv[1:]:
+        print(take(Path(given)))
