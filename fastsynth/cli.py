@@ -361,12 +361,16 @@ def _complain(message: str) -> None:
 
 def _describe(opened: "Run") -> None:
     """What --dry-run prints."""
+    from fastsynth.run_config import renderer_name, singles
+
     config, split = opened.config, opened.planned_split()
     typer.echo(f"data: {counts(split)}")
-    renderer = config.renderer
-    training = getattr(renderer, "training", None)
-    typer.echo(f"train: {training.max_train_steps} steps" if training else "train: nothing")
-    typer.echo(f"generate: {config.generate.count} samples by {renderer.kind} in {opened.store_folder}")
+    trainings = [renderer.training for renderer in singles(config.renderer) if hasattr(renderer, "training")]
+    steps = " + ".join(str(training.max_train_steps) for training in trainings)
+    typer.echo(f"train: {steps} steps" if steps else "train: nothing")
+    typer.echo(
+        f"generate: {config.generate.count} samples by {renderer_name(config.renderer)} in {opened.store_folder}"
+    )
     arms = 1 + len(config.compare.ratios) + config.compare.synthetic_only
     typer.echo(
         f"compare: {arms} arms of {len(config.compare.seeds)} seeds, {config.segment.iterations} iterations each"

@@ -203,11 +203,13 @@ def _fields_at(kind: Any, where: list[str]) -> set[str]:
 
 def _without_tags(kind: Any, where: list[str]) -> list[str]:
     """The path as the user wrote it: pydantic names the chosen member of a union as if it were a key."""
-    classes, kept = _config_classes(kind), []
+    classes, kept, is_key = _config_classes(kind), [], False
     for part in where:
-        fields = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
-        if fields or not classes or part.isdigit():
+        fields = [] if is_key else [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
+        if fields or not classes or part.isdigit() or is_key:
             kept.append(part)
+        is_key = any(get_origin(field) is dict for field in fields)
+        if fields:
             classes = [found for field in fields for found in _config_classes(field)]
     return kept
 

@@ -37,12 +37,13 @@ from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.sampler import LayoutSampler
 from fastsynth.locks import Lock, lock_for_all
 from fastsynth.processes import process_index
-from fastsynth.run_config import RunConfig
+from fastsynth.run_config import HybridConfig, RunConfig, SingleConfig
 
 FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
 """Sections that cannot change a sample: the data are hashed by content, and more samples may be added."""
 TRAINING_KEYS = {"kind", "base", "network", "training", "crop_size", "context"}
 """Keys of the section `renderer` on which the trained weights depend; the others may change after training."""
+PARTS_KEY = "renderer.parts."
 TRAINED_FROM = "trained_from.json"
 ENVIRONMENT = "environment.json"
 
@@ -56,6 +57,7 @@ class Run:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.folder = config.output
+        self.context = config.renderer.context  # of the whole, also as a part sees it
         self._exemplars: WeakValueDictionary[str, Exemplar] = WeakValueDictionary()
         self.dataset: DataSet = open_dataset(
             config.data.root,
@@ -81,6 +83,19 @@ class Run:
     @property
     def model_folder(self) -> Path:
         return self.folder / "model"
+
+    @property
+    def training_folder(self) -> Path:
+        """Where `checkpoints` lie while the renderer is trained."""
+        return self.folder
+
+    @property
+    def parts(self) -> "dict[str, PartRun]":
+        """The run as each part of its hybrid renderer sees it; empty when it has a single renderer."""
+        settings = self.config.renderer
+        if not isinstance(settings, HybridConfig):
+            return {}
+        return {name: PartRun(self, name, part.renderer) for name, part in sorted(settings.parts.items())}
 
     @cached_property
     def split(self) -> Split:
@@ -179,7 +194,7 @@ class Run:
             exemplar = self._exemplars.get(record.image)
             if exemplar is None:
                 whole = Exemplar(*self.read(record), record.category, record.defect, record.mask)
-                exemplar = whole.without_the_rest(context=self.config.renderer.context)
+                exemplar = whole.without_the_rest(context=self.context)
                 self._exemplars[record.image] = exemplar
             found.append(exemplar)
         return found
@@ -232,23 +247,23 @@ class Run:
 
     def training_settings(self) -> dict[str, Any]:
         """Dotted key → value of all settings that can change the trained weights."""
-        renderer = self.config.renderer.model_dump(mode="json", include=TRAINING_KEYS, exclude={"base": SAMPLING_KEYS})
         poses = {"quarter turns within layouts.rotation_range": list(self.config.layouts.quarter_turns)}
         flip = {"layouts.flip": self.config.layouts.flip}
-        return {"seed": self.config.seed, **dotted(renderer, "renderer"), **poses, **flip}
+        return {"seed": self.config.seed, **_training_settings(self.config.renderer, "renderer"), **poses, **flip}
 
     def _refuse_other_model(self) -> None:
         """Raises ValueError when the folder's model, finished or not, comes from other settings."""
+        parts = self.parts  # each looks at its own; so one may be added
         path = self.model_folder / TRAINED_FROM
         if not path.is_file():
             return
         stored, wanted = read_json(path), self.training_settings()
         for key in sorted(stored.keys() | wanted.keys()):
-            if stored.get(key) != wanted.get(key):
+            if stored.get(key) != wanted.get(key) and not (parts and key.startswith(PARTS_KEY)):
                 raise ValueError(
                     f"{self.model_folder} is trained with {key} {stored.get(key)!r}, this configuration has "
                     f"{wanted.get(key)!r}; choose another output, or delete {self.model_folder} and "
-                    f"{self.folder / 'checkpoints'} to train again"
+                    f"{self.training_folder / 'checkpoints'} to train again"
                 )
 
     def rendering_sha256(self) -> str:
@@ -314,6 +329,50 @@ class Run:
                 self._record_model(name)
             finally:
                 self.log({"stage": name, "seconds": round(time.monotonic() - started, 3)})
+
+
+class PartRun(Run):
+    """A run as one part of its hybrid renderer sees it: with that renderer and a model folder of its own.
+
+    Data, split, store, seeds and log are those of the whole run. Raises ValueError when the part's model comes from
+    other settings.
+    """
+
+    def __init__(self, whole: Run, name: str, renderer: SingleConfig) -> None:
+        vars(self).update(vars(whole))  # what is read once, like the training defects, is read once for all parts
+        self.whole, self.name = whole, name
+        self.config = whole.config.model_copy(update={"renderer": renderer})
+        self._refuse_other_model()
+
+    @property
+    def model_folder(self) -> Path:
+        return self.whole.model_folder / self.name
+
+    @property
+    def training_folder(self) -> Path:
+        return self.folder / "parts" / self.name
+
+    def log(self, values: dict[str, Any]) -> None:
+        """As the whole run does, with the part's name."""
+        self.whole.log({**values, "renderer": self.name})
+
+    def record(self, stage: str, *, hash_data: bool = True) -> None:
+        """The configuration and the hashes are those of the whole run."""
+        self.whole.record(stage, hash_data=hash_data)
+
+    def _record_model(self, stage: str) -> None:
+        self.whole._record_model(stage)
+
+
+def _training_settings(renderer: SingleConfig | HybridConfig, prefix: str) -> dict[str, Any]:
+    """Of a hybrid, what its parts that are trained are trained with."""
+    if not isinstance(renderer, HybridConfig):
+        return dotted(renderer.model_dump(mode="json", include=TRAINING_KEYS, exclude={"base": SAMPLING_KEYS}), prefix)
+    trained = {name: part.renderer for name, part in renderer.parts.items() if hasattr(part.renderer, "training")}
+    found: dict[str, Any] = {f"{prefix}.kind": renderer.kind}
+    for name, settings in trained.items():
+        found |= _training_settings(settings, f"{prefix}.parts.{name}")
+    return found
 
 
 def dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:

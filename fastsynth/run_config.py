@@ -1,14 +1,16 @@
 """The whole configuration of a run: one YAML file, one section per stage. No torch."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from fastsynth.config import MAX_INTEGER, Config
 from fastsynth.data.datasets import DataConfig
 from fastsynth.data.split import SplitConfig
 from fastsynth.diffusion.config import FASTConfig
+from fastsynth.errors import shown
 from fastsynth.layouts.sampler import LayoutConfig
 from fastsynth.quality.gate_config import GateConfig
 from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
@@ -21,16 +23,79 @@ def _kind(section: Any) -> str:
     return str(section.get("kind", "fast") if isinstance(section, dict) else getattr(section, "kind", "fast"))
 
 
-RendererConfig = Annotated[
+SingleConfig = FASTConfig | CRNConfig | Pix2PixHDConfig | CopyPasteConfig | CutPasteConfig | DRAEMConfig | NSAConfig
+Single = (
     Annotated[FASTConfig, Tag("fast")]
     | Annotated[CRNConfig, Tag("crn")]
     | Annotated[Pix2PixHDConfig, Tag("pix2pixhd")]
     | Annotated[CopyPasteConfig, Tag("copy_paste")]
     | Annotated[CutPasteConfig, Tag("cutpaste")]
     | Annotated[DRAEMConfig, Tag("draem")]
-    | Annotated[NSAConfig, Tag("nsa")],
-    Discriminator(_kind),
-]
+    | Annotated[NSAConfig, Tag("nsa")]
+)
+PART_NAME = re.compile(r"[\w-]([\w -]{0,62}[\w-])?")
+
+
+class HybridPart(Config):
+    """One renderer of a mix."""
+
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Its share of the samples is this over the sum of all weights."""
+    renderer: Annotated[Single, Discriminator(_kind)]
+
+    @field_validator("renderer", mode="before")
+    @classmethod
+    def _refuse_hybrid(cls, value: Any) -> Any:
+        if _kind(value) == "hybrid":
+            raise ValueError("a hybrid cannot be part of a hybrid; list its parts beside the others")
+        return value
+
+
+class HybridConfig(Config):
+    """A mix of renderers: every sample is drawn by one of them."""
+
+    kind: Literal["hybrid"] = "hybrid"
+    parts: Annotated[dict[str, HybridPart], Field(min_length=2)]
+    """Name → renderer and weight. Names stand in the manifest, and are folders below `model/`."""
+
+    @field_validator("parts")
+    @classmethod
+    def _refuse_names(cls, parts: dict[str, HybridPart]) -> dict[str, HybridPart]:
+        folders: dict[str, str] = {}
+        for name in parts:
+            if not PART_NAME.fullmatch(name):
+                raise ValueError(
+                    f"a part is called {shown(name)}; its name is a folder's: letters, digits, _, - and inner spaces, "
+                    "64 at most"
+                )
+            if (other := folders.setdefault(name.casefold(), name)) != name:
+                raise ValueError(f"parts {other} and {name} differ in case alone, which not every disk can tell")
+        return parts
+
+    @property
+    def context(self) -> float:
+        """The widest of the parts: what must be known around a defect."""
+        return max(part.renderer.context for part in self.parts.values())
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Of the part that takes most; 0 when none has a denoiser."""
+        return max(getattr(part.renderer, "num_inference_steps", 0) for part in self.parts.values())
+
+
+RendererConfig = Annotated[Single | Annotated[HybridConfig, Tag("hybrid")], Discriminator(_kind)]
+
+
+def singles(renderer: SingleConfig | HybridConfig) -> list[SingleConfig]:
+    """The renderer itself, or those that a hybrid mixes."""
+    return [part.renderer for part in renderer.parts.values()] if isinstance(renderer, HybridConfig) else [renderer]
+
+
+def renderer_name(renderer: SingleConfig | HybridConfig) -> str:
+    """For tables: its kind, of a hybrid with parts and weights, as in `hybrid (FAST 2, pasted 1)`."""
+    if not isinstance(renderer, HybridConfig):
+        return renderer.kind
+    return f"hybrid ({', '.join(f'{name} {part.weight:g}' for name, part in sorted(renderer.parts.items()))})"
 
 
 class GenerateConfig(Config):

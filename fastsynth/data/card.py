@@ -20,7 +20,7 @@ import yaml
 from fastsynth.config import read_yaml
 from fastsynth.data.export.folder import inside
 from fastsynth.data.identity import IDENTITY
-from fastsynth.data.manifest import REJECTED, SHARDS, read_manifest
+from fastsynth.data.manifest import REJECTED, SHARDS, maker, read_manifest
 from fastsynth.files import read_json
 
 TEMPLATE = Path(__file__).parent / "card.md"
@@ -55,7 +55,7 @@ class Tally:
         """Raises FileNotFoundError when the picture is missing, ValueError when it is no PNG."""
         self.samples += 1
         self.kinds[line["category"], line["defect"]] += 1
-        self.renderers[line["renderer"], line["num_inference_steps"]] += 1
+        self.renderers[maker(line), line["num_inference_steps"]] += 1
         self.sources.add(line["source_image"])
         self.changed.append(line["checks"]["changed_share"])
         self.pictures[_png_header(inside(store, line["image"]))] += 1
@@ -151,6 +151,10 @@ def _refused(store: Path) -> Iterator[dict[str, Any]]:
 
 def _renderer_facts(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What of the renderer's settings says most; of paths the last name only."""
+    if parts := settings.get("parts"):
+        mixed = {f"weight of {name}": part["weight"] for name, part in parts.items()}
+        of_parts = ((name, _renderer_facts(part["renderer"])) for name, part in parts.items())
+        return mixed | {f"{name}: {key}": value for name, found in of_parts for key, value in found.items()}
     base = settings.get("base") or {}
     training = settings.get("training") or {}
     facts = {f"base.{key}": _name(value) for key, value in base.items() if isinstance(value, str | int | float)}

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -92,6 +92,22 @@ class Entry(NamedTuple):
     where: str
     line: Line | None
     problem: str = ""
+
+
+def maker(line: Mapping[str, Any]) -> str:
+    """Who drew the sample, for tables: `fast`; of a part of a hybrid its name and renderer, `pasted (copy_paste)`.
+
+    line: of a manifest, or of the gate's log.
+    """
+    part = part_of(line)
+    return str(line["renderer"]) if part is None else f"{part} ({line['renderer']})"
+
+
+def part_of(line: Mapping[str, Any]) -> str | None:
+    """The part of a hybrid that drew the sample, by the notes of its line."""
+    notes = line.get("notes")
+    part = notes.get("part") if isinstance(notes, Mapping) else None
+    return part if isinstance(part, str) else None
 
 
 def append_line(path: Path, line: bytes) -> None:

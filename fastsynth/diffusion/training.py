@@ -168,7 +168,7 @@ def train_fast(
     made_from: hash of settings and data; a checkpoint of a training with another one is refused with a ValueError.
     """
     if setup.mixed_precision is not None:
-        _forget_precision()
+        forget_precision()
     accelerator = Accelerator(cpu=pipeline.device.type == "cpu", mixed_precision=setup.mixed_precision)
     choose_trained(pipeline, unet=unet, lora_rank=lora_rank, seed=seed)
     parts = setup.build_parts(pipeline).train()
@@ -229,11 +229,11 @@ def train_fast(
     parts.eval().requires_grad_(False)
     merge_lora(pipeline.unet)
     if setup.mixed_precision is not None:
-        _forget_precision()
+        forget_precision()
     return TrainingResult(progress.seconds, int(judge.best.get("step", progress.step)), judge.best.get("loss"))
 
 
-def _forget_precision() -> None:
+def forget_precision() -> None:
     """accelerate keeps the first precision for the whole process: segmenters would be trained in that of the base."""
     AcceleratorState._reset_state()
 

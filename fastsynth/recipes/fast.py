@@ -40,7 +40,7 @@ def train(run: Run, settings: FASTConfig) -> None:
             views["defects"],
             views["normals"],
             held_out=views.get("held_out"),
-            output=run.folder,
+            output=run.training_folder,
             seed=run.config.seed,
             made_from=made_from(run),
             log=lambda values: run.log({"stage": "train", **values}),

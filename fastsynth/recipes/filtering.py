@@ -294,7 +294,7 @@ def _case(sample: Sample) -> Case:
 
 
 def _entry(sample_id: int, sample: Sample) -> dict[str, Any]:
-    """What a manifest line would say, as far as `ENTRY_KEYS` go."""
+    """What a manifest line would say, as far as the gate's log repeats it."""
     return {
         "id": f"{sample_id:06d}",
         "category": sample.layout.category,
@@ -303,6 +303,7 @@ def _entry(sample_id: int, sample: Sample) -> dict[str, Any]:
         "seed": sample.seed,
         "source_image": sample.layout.source,
         "mask_source": sample.layout.instances[0].shape_source,
+        "notes": sample.notes,
     }
 
 

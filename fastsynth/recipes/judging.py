@@ -18,6 +18,7 @@ from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
 from fastsynth.parallel import main_first
 from fastsynth.recipes.speed import GENERATION
 from fastsynth.run import Run
+from fastsynth.run_config import renderer_name
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
 from segment.config import SegmentConfig
 from segment.data import TrainingItem
@@ -199,7 +200,7 @@ def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: fl
     rendered = plan.synthetic_ratio > 0
     return Arm(
         arm=plan.arm,
-        renderer=run.config.renderer.kind if rendered else None,
+        renderer=renderer_name(run.config.renderer) if rendered else None,
         ratio=plan.ratio,
         seed=seed,
         scores=Scores.load(folder / SCORES),

@@ -52,7 +52,7 @@ def train(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> None:
         model, seconds = train_layout_model(
             settings,
             crop_source(run, settings),
-            output=run.folder / "checkpoints",
+            output=run.training_folder / "checkpoints",
             seed=run.config.seed,
             made_from=made_from(run),
             device=device.type,

@@ -23,6 +23,7 @@ from fastsynth.data.manifest import (
     append_line,
     dump_line,
     parse_json,
+    part_of,
     raw_lines,
 )
 from fastsynth.files import atomic_write
@@ -60,7 +61,10 @@ class Rejects:
     def add(
         self, entry: Mapping[str, Any], verdict: Verdict, *, attempt: int, image: np.ndarray, foreground: np.ndarray
     ) -> None:
-        """Pictures first, then the line; what is there already is left alone. entry: has the keys `ENTRY_KEYS`."""
+        """Pictures first, then the line; what is there already is left alone.
+
+        entry: has the keys `ENTRY_KEYS`; its notes, if there are any, tell the part of a hybrid.
+        """
         key = int(entry["id"]), attempt
         if key in self.refused:
             return
@@ -70,6 +74,8 @@ class Rejects:
             "reasons": list(verdict.reasons),
             "gate": verdict.measures,
         }
+        if (part := part_of(entry)) is not None:
+            line["notes"] = {"part": part}
         if self.keep_pictures:
             name = f"{entry['id']}-{attempt}"
             line |= {"image": f"{REJECTED}/{name}.png", "mask": f"{REJECTED}/{name}_mask.png"}

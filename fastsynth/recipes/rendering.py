@@ -20,9 +20,10 @@ from fastsynth.data.manifest import Line, Shard
 from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
+from fastsynth.diffusion.training import forget_precision
 from fastsynth.environment import reset_peak_memory
 from fastsynth.errors import CheckFailedError
-from fastsynth.files import atomic_write, sha256_bytes
+from fastsynth.files import atomic_write, read_json, sha256_bytes, write_json
 from fastsynth.images import encode_png, image_size, read_image, read_mask
 from fastsynth.layouts.exemplar import ExemplarBank
 from fastsynth.layouts.severity import with_severity
@@ -35,11 +36,13 @@ from fastsynth.recipes.filtering import Filling, all_drawn, gate_settings, open_
 from fastsynth.recipes.layouts import draw_layouts
 from fastsynth.recipes.speed import SpeedLog
 from fastsynth.recipes.trained import TRAINED, verify_trained
-from fastsynth.run import Run
+from fastsynth.run import TRAINED_FROM, Run
+from fastsynth.run_config import HybridConfig, SingleConfig, singles
 from fastsynth.sheets import contact_sheet, defect_tile, save_sheet
 from fastsynth.stopping import gentle_stop
 from fastsynth.types import Renderer, Sample, sample_seed
 from generators.config import CopyPasteConfig, CutPasteConfig, DRAEMConfig, NSAConfig
+from generators.hybrid import HybridRenderer
 from generators.layout_config import CRNConfig, Pix2PixHDConfig
 from generators.reference import ReferenceRenderer, copy_paste, cutpaste, draem, nsa
 
@@ -56,6 +59,9 @@ def train_renderer(run: Run) -> Path:
 
     The reference renderers have nothing to train: then the folder stays away.
     """
+    if run.parts:
+        _train_parts(run)
+        return run.model_folder
     if (run.model_folder / TRAINED).is_file():
         return run.model_folder
     match run.config.renderer:
@@ -66,6 +72,26 @@ def train_renderer(run: Run) -> Path:
         case _:
             pass
     return run.model_folder
+
+
+def _train_parts(run: Run) -> None:
+    """Train what has to be trained of a hybrid, part by part; training.json of the whole adds them up."""
+    trained = {name: part for name, part in run.parts.items() if _is_trained_kind(part.config.renderer)}
+    if not trained:
+        return
+    missing = [part for part in trained.values() if not (part.model_folder / TRAINED).is_file()]
+    if missing:
+        (run.model_folder / TRAINED).unlink(missing_ok=True)  # a part that came later is not in it
+    write_json(run.model_folder / TRAINED_FROM, run.training_settings())
+    for part in missing:
+        train_renderer(part)
+        forget_precision()  # of this part: the next one is trained as it would be alone
+    if process_index() == 0:
+        told = {name: read_json(part.model_folder / TRAINED) for name, part in trained.items()}
+        parts = {name: {key: one[key] for key in ("steps", "minutes")} for name, one in told.items()}
+        steps, minutes = (sum(part[key] for part in parts.values()) for key in ("steps", "minutes"))
+        cost = {"minutes": round(minutes, 2), "peak_memory_mb": max(one["peak_memory_mb"] for one in told.values())}
+        write_json(run.model_folder / TRAINED, {"steps": steps, **cost, "parts": parts})
 
 
 def load_renderer(run: Run) -> Renderer:
@@ -84,6 +110,8 @@ def load_renderer(run: Run) -> Renderer:
             fill = cutpaste(jitter=settings.jitter)
         case DRAEMConfig():
             fill = draem(opacity=settings.opacity)
+        case HybridConfig(parts=parts):
+            return HybridRenderer({name: (parts[name].weight, load_renderer(part)) for name, part in run.parts.items()})
         case NSAConfig():
             fill = nsa(partial(_random_normal, run), scale=settings.scale)
         case _:
@@ -96,9 +124,15 @@ def _random_normal(run: Run, category: str, rng: np.random.Generator) -> np.ndar
     return run.read(records[rng.integers(len(records))])[0]
 
 
+def _is_trained_kind(settings: SingleConfig | HybridConfig) -> bool:
+    return isinstance(settings, FASTConfig | CRNConfig | Pix2PixHDConfig)
+
+
 def _require_trained(run: Run) -> None:
     """Raises FileNotFoundError without a model, ValueError for one that is not as it was saved."""
-    if not isinstance(run.config.renderer, FASTConfig | CRNConfig | Pix2PixHDConfig):
+    for part in run.parts.values():
+        _require_trained(part)
+    if not _is_trained_kind(run.config.renderer):
         return
     if not (run.model_folder / TRAINED).is_file():
         raise FileNotFoundError(f"{run.model_folder}: no trained renderer; run `fastsynth train` first")
@@ -150,7 +184,8 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
             attempts=settings.attempts,
             keep_rejected=settings.keep_rejected,
             # the gate looks at the change anyway; without it only networks that may ignore a layout are worth it
-            with_truth=settings.enabled or isinstance(run.config.renderer, CRNConfig | Pix2PixHDConfig),
+            with_truth=settings.enabled
+            or any(isinstance(one, CRNConfig | Pix2PixHDConfig) for one in singles(run.config.renderer)),
         )
         units = [unit for number, unit in enumerate(_units(run, count)) if shard is None or shard.owns(number)]
         missing = filling.missing(units, count=count)
@@ -219,7 +254,13 @@ def draw_sheet(run: Run, *, columns: int = 8, tile: int = 128) -> Path:
 
 def _render(run: Run, renderer: Renderer, unit: Sequence[int], attempt: int = 0) -> list[Sample]:
     seeds = [sample_seed(run.config.seed, sample_id, attempt) for sample_id in unit]
-    drawn = renderer.render(list(draw_layouts(run, unit, attempt=attempt)), seeds)
+    layouts = list(draw_layouts(run, unit, attempt=attempt))
+    if isinstance(renderer, HybridRenderer):
+        # by the first drawing's seeds: what the gate refuses is drawn again by the same part, or shares would shift
+        choices = [sample_seed(run.config.seed, sample_id) for sample_id in unit]
+        drawn = renderer.render(layouts, seeds, chosen_by=choices)
+    else:
+        drawn = renderer.render(layouts, seeds)
     return [with_severity(sample) for sample in drawn]
 
 

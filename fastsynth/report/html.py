@@ -163,10 +163,11 @@ def _segmenter_curves(folder: Path) -> list[Markup]:
 
 
 def _renderer_curves(log: Sequence[Row]) -> list[Markup]:
-    """One drawing per stage of the log and quantity."""
+    """One drawing per stage of the log, or part of a hybrid in it, and quantity."""
     stages: dict[str, list[Row]] = {}
     for record in log:
-        stages.setdefault(str(record.get("stage", "training")), []).append(record)
+        stage = str(record.get("stage", "training"))
+        stages.setdefault(f"{stage} {record['renderer']}" if "renderer" in record else stage, []).append(record)
     return [
         Markup(plots.curve_plot({stage: [positions]}, title=f"{_words(stage)}: {_words(name)}", along="steps"))
         for stage, records in stages.items()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from fastsynth.data.manifest import maker
+
 Row = Mapping[str, Any]
 """One entry of `rows` in metrics.json: one arm with one seed."""
 Tone = Literal["helps", "same", "hurts"]
@@ -233,12 +235,12 @@ def points(fraction: float) -> str:
 
 
 def funnel(manifest: Sequence[Row], rejected: Sequence[Row]) -> list[FunnelLine]:
-    """One line per renderer and defect type of the store, from its manifest lines and those of the rejects."""
-    kept = Counter((line["renderer"], line["defect"]) for line in manifest)
-    refused = Counter((line["renderer"], line["defect"]) for line in rejected)
+    """One line per renderer (of a hybrid per part) and defect type, from the store's manifest and the rejects."""
+    kept = Counter((maker(line), line["defect"]) for line in manifest)
+    refused = Counter((maker(line), line["defect"]) for line in rejected)
     reasons: dict[tuple[str, str], Counter[str]] = {}
     for line in rejected:
-        reasons.setdefault((line["renderer"], line["defect"]), Counter())[str(line["reason"])] += 1
+        reasons.setdefault((maker(line), line["defect"]), Counter())[str(line["reason"])] += 1
     return [
         FunnelLine(
             *key, made=kept[key] + refused[key], kept=kept[key], reasons=dict(reasons.get(key, Counter()).most_common())
