@@ -73,6 +73,8 @@ class Pix2PixHDTrainingConfig(TrainingConfig):
     feature_weight: Weight = 10.0
     """Of feature matching between the patch discriminators' layers."""
     perceptual_weight: Weight = 10.0
+    """Of a perceptual loss of order 1: VGG-19 with the published weights of its layers, other trunks with weights that
+    make it 1 on average over `calibration_steps`."""
     label_mix_weight: Weight = 10.0
     """Of a segmenter's consistency under LabelMix."""
     pool_size: Annotated[int, Field(ge=0)] = 0
