@@ -82,7 +82,7 @@ class LayoutModel:
             context: (4, H, W) of `encoding.surroundings`, for a model that fills holes.
             styles: instance id → (D,) of `centre_style` or `encode_style`, in place of what the seed chooses.
 
-        Raises ValueError for ids out of range, or a model without the bank that its styles come from.
+        Raises ValueError for ids out of range, or an instance without a style in a model without a style bank.
         """
         height, width = labels.shape
         planes = self._encode(labels, instances, context, self._styles(labels, instances, seed, styles or {}))
@@ -137,7 +137,10 @@ class LayoutModel:
         return self.class_names.index(name)
 
     def instance_styles(self, labels: Tensor, instances: Tensor, *, seed: int) -> dict[int, Tensor]:
-        """Instance id → (D,) style: from the bank by class, or noise, by (seed, id). (H, W) integers."""
+        """Instance id → (D,) style: from the bank by class, or noise, by (seed, id).
+
+        labels, instances: (H, W) integers, or some pixels of them, (P,). Raises ValueError for a model without a bank.
+        """
         found = {}
         for number in instances.unique().tolist():
             generator = torch.Generator().manual_seed(sample_seed(seed, number))
@@ -146,7 +149,8 @@ class LayoutModel:
                 style = noise_style(int(self.generator.config["style_channels"]), generator=generator)
             elif self.bank is None:
                 raise ValueError(
-                    "this renderer needs styles and has no style bank; train it, or import one without styles"
+                    f"this renderer has no style bank to choose a style for instance {number} from; give every "
+                    "instance a style, or train a renderer"
                 )
             else:
                 style = self.bank.average if label == self.ignore else self.bank.draw(label, generator=generator)
@@ -177,7 +181,9 @@ class LayoutModel:
     def _styles(self, labels: Tensor, instances: Tensor, seed: int, given: Mapping[int, Tensor]) -> Tensor | None:
         if not self.generator.config["style_channels"]:
             return None
-        styles = paint_styles(instances, {**self.instance_styles(labels, instances, seed=seed), **given})
+        asked = ~torch.isin(instances, torch.tensor(list(given), dtype=instances.dtype))
+        chosen = self.instance_styles(labels[asked], instances[asked], seed=seed)
+        styles = paint_styles(instances, {**chosen, **given})
         # in a hole, only what is drawn has a look of its own
         return styles * (labels > 0) if self.fills_holes else styles
 

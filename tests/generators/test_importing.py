@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from fastsynth.recipes.photos import import_pix2pixhd
 from generators.encoding import instance_edges, one_hot
 from generators.importing import import_encoder, import_generator
+from generators.layout_model import LayoutModel
 from generators.pix2pixhd import Pix2PixHDGenerator
 from generators.style import StyleEncoder
 
@@ -124,6 +126,34 @@ def test_an_imported_encoder_gives_the_published_styles(tmp_path):
     image = torch.rand((1, 3, 32, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(model.features(image), network.model(image), atol=1e-4, rtol=0)
+
+
+def test_an_import_with_an_encoder_draws_with_the_styles_it_is_given(tmp_path):
+    """It has no bank, and asks for the styles of no instance but those that were not given."""
+    encoder = nn.Module()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder.model = nn.Sequential(*whole(3, 8, downs=2, blocks=0))
+    torch.save(encoder.state_dict(), tmp_path / "latest_net_E.pth")
+    network = published(channels=9)
+    import_pix2pixhd(
+        save(network.state_dict(), tmp_path), tmp_path / "latest_net_E.pth", tmp_path / "model", edges=True,
+        style_channels=3,
+    )  # fmt: skip
+    model = LayoutModel.from_pretrained(tmp_path / "model")
+    assert (model.style, model.bank) == ("encoder", None)
+
+    labels = torch.arange(5)[:, None].repeat_interleave(8, dim=0)[:32].expand(32, 48).contiguous()
+    photo = torch.rand((3, 32, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    styles = {number: model.encode_style(photo, labels == number) for number in range(4)}
+    drawn = model.draw(labels, labels, seed=0, styles=styles)
+    planes = torch.stack([styles[number] for number in range(4)])[labels].movedim(-1, 0)
+    layout = torch.cat([one_hot(labels[None], num_classes=5), instance_edges(labels[None]), planes[None]], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(drawn, network(layout)[0], atol=1e-4, rtol=0)
+    del styles[2]
+    with pytest.raises(ValueError, match="no style bank to choose a style for instance 2 from; give every"):
+        model.draw(labels, labels, seed=0, styles=styles)
 
 
 def test_the_first_tensor_of_another_shape_is_named(tmp_path):
