@@ -172,8 +172,8 @@ class PairsConfig(Config):
     """Folder of instance ids: grey, 8 or 16 bit (Cityscapes), or coloured (COCO panoptic); null: connected regions."""
     classes: Annotated[dict[str, tuple[int, int, int] | int], Field(min_length=1)]
     """Class name → its colour in the layouts, or its grey value."""
-    ignore: int | None = None
-    """Grey value of pixels without a class."""
+    ignore: tuple[int, int, int] | int | None = None
+    """Grey value or colour of pixels without a class."""
     load_size: Positive = 144
     """Pictures are scaled so that their shorter side has so many pixels."""
     crop_size: Annotated[int, Field(ge=32, multiple_of=16)] = 128

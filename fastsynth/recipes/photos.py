@@ -9,7 +9,7 @@ from diffusers.utils.logging import disable_progress_bar
 
 from fastsynth.config import dump_config, load_config
 from fastsynth.files import atomic_write, sha256_json, write_json
-from fastsynth.images import encode_png, read_image
+from fastsynth.images import encode_png
 from fastsynth.recipes.layout_training import train_layout_model
 from fastsynth.recipes.trained import TRAINED
 from fastsynth.sheets import save_sheet
@@ -72,7 +72,7 @@ def draw_photos(config: PhotoConfig, layouts: Path, output: Path, *, looks: int)
     model = LayoutModel.from_pretrained(config.output / "model")
     palette, written = Palette(config.data.classes, ignore=config.data.ignore), []
     for number, files in enumerate(find_pairs(layouts, None, None)):
-        labels = palette.labels(read_image(files.photo), source=files.photo)
+        labels = palette.read(files.photo)
         maps = [
             torch.from_numpy(ids.astype(np.int64))[None]
             for ids in scale_layout(labels, None, shorter=config.data.load_size)
