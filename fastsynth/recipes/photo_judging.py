@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.logging import disable_progress_bar
 from torch import Tensor
 
 from fastsynth.files import write_json
 from fastsynth.quality.image_metrics import KID_NAME, Crops, kid, trunk_features
 from fastsynth.quality.truthfulness import leak_ratio
 from fastsynth.recipes.evaluating import QUALITY_FILE
-from fastsynth.recipes.photos import LOOKS, draw_looks, open_pairs
+from fastsynth.recipes.photos import LOOKS, draw_looks, load_photo_model, open_pairs
 from fastsynth.types import sample_seed
 from generators.batches import Batch
 from generators.layout_config import PhotoConfig
@@ -37,10 +36,10 @@ NAMES = {
 def evaluate_photos(config: PhotoConfig) -> dict[str, Any]:
     """Measure the trained model on the held-out layouts, write quality.json, return its content.
 
-    Raises FileNotFoundError when nothing is trained, ValueError with fewer than four held-out pairs.
+    Raises FileNotFoundError when nothing is trained; ValueError with fewer than four held-out pairs, or when the model
+    knows other classes.
     """
-    disable_progress_bar()
-    model, source = LayoutModel.from_pretrained(config.output / "model"), open_pairs(config)
+    model, source = load_photo_model(config), open_pairs(config)
     if config.data.held_out < 4:
         raise ValueError(f"data.held_out is {config.data.held_out}; hold at least 4 pairs out to measure a distance")
     unseen = source.samples(len(source.shown), shrink=1)

@@ -10,6 +10,7 @@ from diffusers.utils.logging import disable_progress_bar
 from fastsynth.config import dump_config, load_config
 from fastsynth.files import atomic_write, sha256_json, write_json
 from fastsynth.images import encode_png
+from fastsynth.recipes.fast import find_device
 from fastsynth.recipes.layout_training import train_layout_model
 from fastsynth.recipes.trained import TRAINED
 from fastsynth.sheets import save_sheet
@@ -18,7 +19,7 @@ from generators.batches import Batch
 from generators.importing import import_encoder, import_generator
 from generators.layout_config import PhotoConfig
 from generators.layout_model import LayoutModel
-from generators.pairs import PairSource, Palette, find_pairs, scale_layout
+from generators.pairs import PairSource, Palette, find_pairs, read_instances, scale_layout
 from generators.sample_sheet import pixels, sample_sheet
 
 LOOKS = 3
@@ -42,7 +43,7 @@ def train_photos(config: PhotoConfig) -> Path:
             output=output / "checkpoints",
             seed=config.seed,
             made_from=sha256_json(config.model_dump(mode="json", exclude=FREE)),
-            device=_device_type(config.device),
+            device=find_device(config.device).type,
             log=lambda values: _append(output / "log.jsonl", values),
             ignore=Palette.ignore_id,
             warp_amplitude=config.data.warp_amplitude,
@@ -55,27 +56,45 @@ def train_photos(config: PhotoConfig) -> Path:
 
 def draw_photo_sheet(config: PhotoConfig, *, columns: int = 8) -> Path:
     """`sheet.png`: held-out layouts, their photos, and several looks of each by the trained model."""
-    disable_progress_bar()
-    model = LayoutModel.from_pretrained(config.output / "model")
+    model = load_photo_model(config)
     batch = open_pairs(config).samples(columns, shrink=1)
     path = config.output / "sheet.png"
     save_sheet(path, sample_sheet(batch, {"look": draw_looks(model, batch, count=LOOKS, seed=config.seed)}))
     return path
 
 
-def draw_photos(config: PhotoConfig, layouts: Path, output: Path, *, looks: int) -> list[Path]:
-    """PNG files `<stem>-<look>.png` of every layout of a folder, scaled as in training; returns their paths.
+def load_photo_model(config: PhotoConfig) -> LayoutModel:
+    """What `train_photos` has trained, on the configured device.
 
-    Raises FileNotFoundError when nothing is trained or there is no such folder, ValueError when it has no pictures.
+    Raises FileNotFoundError when nothing is trained, ValueError when its classes are not those of `data.classes`.
     """
     disable_progress_bar()
-    model = LayoutModel.from_pretrained(config.output / "model")
+    folder, names = config.output / "model", tuple(config.data.classes)
+    model = LayoutModel.from_pretrained(folder, device=find_device(config.device))
+    if model.class_names != names:
+        raise ValueError(
+            f"{folder} knows the classes {', '.join(model.class_names)}, data.classes has {', '.join(names)}; "
+            "name the same ones in the same order"
+        )
+    return model
+
+
+def draw_photos(
+    config: PhotoConfig, layouts: Path, output: Path, *, looks: int, instances: Path | None = None
+) -> list[Path]:
+    """PNG files `<stem>-<look>.png` of every layout of a folder, scaled as in training; returns their paths.
+
+    instances: folder of ids as `data.instances`, by stem; None: connected regions. Raises FileNotFoundError when
+    nothing is trained or there is no such folder; ValueError when it has no pictures, or one does not fit.
+    """
+    model = load_photo_model(config)
     palette, written = Palette(config.data.classes, ignore=config.data.ignore), []
-    for number, files in enumerate(find_pairs(layouts, None, None)):
+    for number, files in enumerate(find_pairs(layouts, None, instances)):
         labels = palette.read(files.photo)
+        ids = None if files.instances is None else read_instances(files.instances, size=labels.shape)
         maps = [
-            torch.from_numpy(ids.astype(np.int64))[None]
-            for ids in scale_layout(labels, None, shorter=config.data.load_size)
+            torch.from_numpy(values.astype(np.int64))[None]
+            for values in scale_layout(labels, ids, shorter=config.data.load_size)
         ]
         batch = Batch(maps[0], maps[1], torch.zeros(1, 3, *maps[0].shape[1:]))
         for look, pictures in enumerate(draw_looks(model, batch, count=looks, seed=sample_seed(config.seed, number))):
@@ -146,12 +165,6 @@ def _claim(config: PhotoConfig) -> None:
                 "choose another output, or delete the folder to train again"
             )
     atomic_write(path, dump_config(config).encode())
-
-
-def _device_type(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def _append(path: Path, values: dict[str, object]) -> None:

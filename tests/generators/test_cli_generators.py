@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from fastsynth.data.manifest import read_manifest
-from fastsynth.images import read_image, read_mask
+from fastsynth.files import atomic_write
+from fastsynth.images import encode_png, read_image, read_mask
 from generators.layout_model import LayoutModel
 from generators.pix2pixhd import Pix2PixHDGenerator
 
@@ -148,6 +150,28 @@ class TestPhoto:
         assert ("leak" in found) == (kind == "pix2pixhd")
         # networks of five steps draw no photos
         assert found["kid"]["renders"]["mean"] > found["kid"]["training"]["mean"]
+
+    def test_instances_and_device_are_those_that_are_asked_for(self, call, config, kind, pair_folder, tmp_path):
+        assert call("photo", "train", config).code == 0
+        for path in (pair_folder / "layouts").iterdir():  # one instance, where regions would be counted
+            atomic_write(tmp_path / "ids" / path.name, encode_png(np.zeros((32, 32), np.uint16)))
+        drawn = {}
+        for name, options in {"regions": (), "one": ("--instances", tmp_path / "ids")}.items():
+            answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / name, *options)
+            assert answer.code == 0, answer.err
+            drawn[name] = read_image(tmp_path / name / "0-1.png")
+        assert (drawn["regions"] != drawn["one"]).any() == (kind == "pix2pixhd")  # CRN has no styles here, nor edges
+        (tmp_path / "ids" / "3.png").unlink()
+        for verb in (("draw", config, pair_folder / "layouts", "--output", tmp_path / "new"), ("evaluate", config)):
+            absent = call("photo", *verb, "--device", "mps")
+            assert (absent.code, "device is mps, but this machine has cpu" in absent.complaint) == (2, True)
+            other = call("photo", *verb, "-s", "data.classes={wall: [40, 40, 200], door: [200, 60, 40]}")
+            assert other.code == 2
+            assert "knows the classes wall, door, window, data.classes has wall, door;" in other.complaint
+        missing = call("photo", *("draw", config, pair_folder / "layouts", "--output", tmp_path / "new"),
+                       "--instances", tmp_path / "ids")  # fmt: skip
+        assert missing.code == 2
+        assert "layouts: 3; add or remove" in missing.complaint
 
     def test_nothing_is_drawn_before_training(self, call, config, pair_folder, tmp_path):
         answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn")
