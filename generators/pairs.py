@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 
+from fastsynth.files import sha256_bytes, sha256_file
 from fastsynth.images import IMAGE_SUFFIXES, read_image, read_indices, to_uint8
 from generators.batches import Batch, components_of
 
@@ -209,6 +210,16 @@ class PairSource:
         self.palette, self.load_size, self.crop_size, self.flip = palette, load_size, crop_size, flip
         self.class_names = palette.names
         self._load = lru_cache(maxsize=max(8, CACHED_PIXELS // load_size**2))(self._read)
+
+    def sha256(self) -> str:
+        """Hash of the names and contents of all files, those held out too: which ones these are depends on all."""
+        lines = [
+            f"{path.name} {sha256_file(path)}"
+            for files in sorted({*self.training, *self.shown}, key=lambda files: files.photo.name)
+            for path in (files.photo, files.layout, files.instances)
+            if path is not None
+        ]
+        return sha256_bytes("\n".join(lines).encode())
 
     def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
         picks = [self._load(self.training[rng.integers(len(self.training))]) for _ in range(count)]

@@ -8,7 +8,7 @@ import torch
 from diffusers.utils.logging import disable_progress_bar
 
 from fastsynth.config import dump_config, load_config
-from fastsynth.files import atomic_write, sha256_json, write_json
+from fastsynth.files import atomic_write, read_json, sha256_json, write_json
 from fastsynth.images import encode_png
 from fastsynth.recipes.fast import find_device
 from fastsynth.recipes.layout_training import train_layout_model
@@ -26,23 +26,33 @@ LOOKS = 3
 """Pictures per layout on a sheet."""
 FREE = {"output", "device"}
 """Settings on which the weights do not depend."""
+MADE_FROM = "made_from"
+"""In `training.json`: hash of what the model was trained with and on."""
 
 
 def train_photos(config: PhotoConfig) -> Path:
     """Train, or go on with it; `model/` and `sheet.png` in the output folder, which it returns.
 
-    Raises ValueError when the folder holds a model of other settings, or the pictures do not fit together.
+    Raises ValueError when the folder holds a model of other settings or pictures, or the pictures do not fit together.
     """
     output, model_folder = config.output, config.output / "model"
     source = open_pairs(config)
     _claim(config)
-    if not (model_folder / TRAINED).is_file():
+    made_from = sha256_json([config.model_dump(mode="json", exclude=FREE), source.sha256()])
+    if (model_folder / TRAINED).is_file():
+        # models of older versions do not say what they are made from
+        if read_json(model_folder / TRAINED).get(MADE_FROM, made_from) != made_from:
+            raise ValueError(
+                f"{model_folder} was trained on other pictures than those that are there now; choose another output, "
+                "or delete the folder to train again"
+            )
+    else:
         model, seconds = train_layout_model(
             config.renderer,
             source,
             output=output / "checkpoints",
             seed=config.seed,
-            made_from=sha256_json(config.model_dump(mode="json", exclude=FREE)),
+            made_from=made_from,
             device=find_device(config.device).type,
             log=lambda values: _append(output / "log.jsonl", values),
             ignore=Palette.ignore_id,
@@ -50,7 +60,7 @@ def train_photos(config: PhotoConfig) -> Path:
         )
         model.save_pretrained(model_folder)
         summary = {"steps": config.renderer.training.max_train_steps, "minutes": round(seconds / 60, 2)}
-        write_json(model_folder / TRAINED, summary)
+        write_json(model_folder / TRAINED, {**summary, MADE_FROM: made_from})
     return draw_photo_sheet(config)
 
 

@@ -1,6 +1,7 @@
 """The verbs of the layout renderers, in the test's own process."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -150,6 +151,21 @@ class TestPhoto:
         assert ("leak" in found) == (kind == "pix2pixhd")
         # networks of five steps draw no photos
         assert found["kid"]["renders"]["mean"] > found["kid"]["training"]["mean"]
+
+    def test_nothing_is_trained_on_over_changed_pictures(self, call, config, kind, pair_folder, tmp_path):
+        shutil.copytree(pair_folder, tmp_path / "pairs")
+        moved = [f"data.{name}={tmp_path / 'pairs' / name}" for name in ("photos", "layouts")]
+        arguments = ("photo", "train", config, *(part for value in moved for part in ("-s", value)))
+        assert call(*arguments).code == 0
+        layout = tmp_path / "pairs" / "layouts" / "3.png"
+        atomic_write(layout, encode_png(read_image(layout)[::-1].copy()))
+        finished = call(*arguments)
+        assert finished.code == 2
+        assert "was trained on other pictures" in finished.complaint
+        shutil.rmtree(tmp_path / "photos" / "model")
+        begun = call(*arguments)
+        assert begun.code == 2
+        assert "is of a training with other settings or images" in begun.complaint
 
     def test_instances_and_device_are_those_that_are_asked_for(self, call, config, kind, pair_folder, tmp_path):
         assert call("photo", "train", config).code == 0

@@ -171,6 +171,17 @@ class TestSource:
         assert instance_ids(picture).tolist() == [[1, 257], [65_793, 16_777_215]]
         assert instance_ids(picture[..., :1]).tolist() == [[1, 1], [1, 255]]
 
+    def test_their_hash_is_that_of_names_and_contents(self, files, tmp_path):
+        palette = Palette(COLOURS, ignore=None)
+        whole = source(files, palette).sha256()
+        assert source(find_pairs(tmp_path, None, None), palette, held_out=2, seed=3).sha256() == whole
+        assert source(files[:4], palette).sha256() != whole
+        (tmp_path / "4.png").rename(tmp_path / "5.png")
+        assert source(find_pairs(tmp_path, None, None), palette).sha256() != whole
+        (tmp_path / "5.png").rename(tmp_path / "4.png")
+        save(tmp_path / "4.png", np.zeros((16, 48, 3), np.uint8))
+        assert source(files, palette).sha256() != whole
+
     def test_a_smaller_batch_is_the_larger_one_scaled(self, files):
         at = source(files, Palette(COLOURS, ignore=None))
         large, small = (at.draw(3, shrink=shrink, rng=np.random.default_rng(2)) for shrink in (1, 2))
