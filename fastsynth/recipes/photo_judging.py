@@ -83,7 +83,10 @@ def style_leak(model: LayoutModel, batch: Batch, *, seed: int) -> float:
 
 def nearest_photos(source: PairSource, wanted: Batch) -> tuple[Tensor, Tensor]:
     """For every layout of `wanted` the photo of the most alike training layout, and as many training photos as they
-    come: both (B, 3, H, W)."""
+    come: both (B, 3, H, W). Of all others no picture is kept."""
+    total = len(source.training)
+    picks = np.linspace(0, total - 1, min(total, len(wanted.labels))).round().astype(int)
+    start = 0
     best = torch.full((len(wanted.labels),), -1.0)
     photos, some = torch.zeros_like(wanted.image), []
     for batch in source.every(shrink=1, batch_size=BATCH):
@@ -91,10 +94,9 @@ def nearest_photos(source: PairSource, wanted: Batch) -> tuple[Tensor, Tensor]:
         value, place = agreement.max(dim=1)
         closer = value > best
         best[closer], photos[closer] = value[closer], batch.image[place[closer]]
-        some.append(batch.image)
-    every = torch.cat(some)
-    picks = np.linspace(0, len(every) - 1, min(len(every), len(wanted.labels))).round().astype(int)
-    return photos, every[picks]
+        some.append(batch.image[picks[(picks >= start) & (picks < start + len(batch.image))] - start])
+        start += len(batch.image)
+    return photos, torch.cat(some)
 
 
 def _features(images: Tensor) -> np.ndarray:
