@@ -208,7 +208,8 @@ class TestPhoto:
         deep = {"crn": "renderer.network.widths=[8,8,8,8,8]", "pix2pixhd": "renderer.network.num_downsamples=4"}
         answer = call("photo", "train", config, "-s", deep[kind])
         assert answer.code == 2
-        assert "16×16" in answer.complaint
+        assert "data.crop_size is 32; " in answer.complaint
+        assert "need a multiple of" in answer.complaint
 
 
 class TestImport:
