@@ -14,12 +14,17 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Trunk = Literal["offline", "vgg19", "random"]
 
+PATCH_KEYS = ("adversary", "discriminator_width", "num_scales", "spectral_norm", "feature_weight", "pool_size")
+SEGMENTER_KEYS = ("label_mix_weight",)
+"""Settings of pix2pixHD's training that only the one kind of discriminator has."""
 SMALLEST_BASE = 4
 """Pixels of CRN's coarsest module."""
 SMALLEST_BOTTLENECK = 2
 """Pixels of the coarsest maps of pix2pixHD's networks."""
 SMALLEST_SEEN = 16
 """Pixels that every perceptual trunk can look at."""
+SEGMENTER_HALVINGS = 3
+"""Of a segmenter's input."""
 
 
 class TrainingConfig(Config):
@@ -108,6 +113,17 @@ class Pix2PixHDTrainingConfig(TrainingConfig):
         return self.trunk != "vgg19"
 
     @model_validator(mode="after")
+    def _listens(self) -> Self:
+        idle = PATCH_KEYS if self.discriminator == "segmenter" else SEGMENTER_KEYS
+        given = [key for key in idle if getattr(self, key) != type(self).model_fields[key].default]
+        if given:
+            raise ValueError(
+                f"discriminator {self.discriminator} has no use for {', '.join(given)}; remove them, or choose the "
+                "other discriminator"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _begins_calibration(self) -> Self:
         if self.calibrates and self.calibration_steps == 0:
             raise ValueError(
@@ -181,6 +197,8 @@ def check_sizes(
             halvings = {f"network.num_downsamples {network.num_downsamples}": network.num_downsamples}
             if network.style == "encoder":
                 halvings[f"network.encoder_downsamples {network.encoder_downsamples}"] = network.encoder_downsamples
+            if isinstance(training, Pix2PixHDTrainingConfig) and training.discriminator == "segmenter":
+                halvings["training.discriminator segmenter"] = SEGMENTER_HALVINGS
             for name, count in halvings.items():
                 _check_side(
                     crop_size, key, 2**count * first, SMALLEST_BOTTLENECK, f"{name} and {stages} training.stage_steps"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastsynth.files import read_json, write_json
 from fastsynth.recipes.photos import import_pix2pixhd
 from generators.encoding import instance_edges, one_hot
 from generators.importing import import_encoder, import_generator
@@ -172,6 +173,36 @@ def test_a_missing_tensor_is_named(name, tmp_path):
     state = OrderedDict((key, value) for key, value in state.items() if key != name)
     with pytest.raises(ValueError, match=f"tensor {name} is missing"):
         import_generator(save(state, tmp_path))
+
+
+def test_an_input_without_classes_is_refused(tmp_path):
+    path = save(published().state_dict(), tmp_path)
+    with pytest.raises(ValueError, match="has 6 channels, of which 1 for edges and 5 for styles leave 0: no layout"):
+        import_generator(path, style_channels=5)
+    picture = save(published(channels=3).state_dict(), tmp_path)
+    for edges in (True, False):
+        with pytest.raises(ValueError, match="label_nc 0, from pictures, cannot be imported"):
+            import_generator(picture, edges=edges)
+
+
+def test_a_damaged_description_is_one_line(tmp_path):
+    network = import_generator(save(published().state_dict(), tmp_path))
+    LayoutModel(network, tuple("abcde"), ignore=255, layer_weights=(1.0, 0.5)).save_pretrained(tmp_path / "model")
+    model, path = LayoutModel.from_pretrained(tmp_path / "model"), tmp_path / "model" / "layout_model.json"
+    assert (model.class_names, model.ignore, model.layer_weights) == (tuple("abcde"), 255, (1.0, 0.5))
+    whole = read_json(path)
+    for damaged, message in (
+        ({key: value for key, value in whole.items() if key != "style"}, "key 'style' is missing"),
+        ({**whole, "kind": "spade"}, "kind: got 'spade'"),
+        ({}, "key 'kind' is missing"),
+        ([1, 2], r"config: got \[1, 2\]"),
+    ):
+        write_json(path, damaged)
+        with pytest.raises(
+            ValueError, match=rf"model is damaged \(layout_model\.json: {message}.*; restore"
+        ) as refused:
+            LayoutModel.from_pretrained(tmp_path / "model")
+        assert "\n" not in str(refused.value)
 
 
 def test_a_tensor_too_many_is_named(tmp_path):

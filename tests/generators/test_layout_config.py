@@ -20,6 +20,7 @@ from generators.layout_config import (
     check_sizes,
 )
 from generators.pix2pixhd import Pix2PixHDGenerator
+from generators.segmenter_discriminator import SegmenterDiscriminator
 from generators.style import StyleEncoder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -80,6 +81,16 @@ def test_settings_of_crn_are_accepted_where_the_network_takes_the_pictures(modul
     )
 
 
+@pytest.mark.parametrize("side", [64, 80, 96, 120])
+def test_settings_of_a_segmenter_are_accepted_where_it_takes_the_pictures(side):
+    network = Pix2PixHDNetworkConfig(num_downsamples=1, encoder_downsamples=1)
+    training = Pix2PixHDTrainingConfig(stage_steps=(60, 60, 60), discriminator="segmenter")
+    with torch.device("meta"):
+        judge = SegmenterDiscriminator(2, spectral_norm=False)
+        fits = taken(lambda side: judge(torch.zeros(1, 3, side // 4, side // 4)), side)
+    assert taken(lambda side: check_sizes(network, training, crop_size=side, key=""), side) == fits
+
+
 @pytest.mark.parametrize("side", [32, 48, 64, 96])
 @pytest.mark.parametrize(("downsamples", "encoder_downsamples"), [(2, 2), (3, 2), (2, 4), (4, 3), (5, 2)])
 def test_settings_of_pix2pixhd_are_accepted_where_the_networks_take_the_pictures(
@@ -110,12 +121,21 @@ def test_settings_of_pix2pixhd_are_accepted_where_the_networks_take_the_pictures
         (Pix2PixHDConfig, {"crop_size": 32, "training": {"stage_steps": [60, 60]}, "network": {"num_downsamples": 4}},
          "crop_size is 32; network.num_downsamples 4 and 2 training.stage_steps need a multiple of 32 pixels"),
         (Pix2PixHDConfig, {"training": {"stage_steps": [40, 60]}}, "calibration_steps 50 would never end"),
+        (Pix2PixHDConfig, {"training": {"discriminator": "segmenter", "num_scales": 3, "pool_size": 9}},
+         "discriminator segmenter has no use for num_scales, pool_size; remove them"),
+        (Pix2PixHDConfig, {"training": {"label_mix_weight": 5}}, "patch has no use for label_mix_weight;"),
         (Pix2PixHDConfig, {"training": {"calibration_steps": 0}}, "calibration_steps is 0, and trunk offline has no"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused_by_name(kind, values, message):
     with pytest.raises(ValidationError, match=message):
         kind.model_validate(values)
+
+
+def test_a_segmenter_with_defaults_round_trips(tmp_path):
+    training = Pix2PixHDTrainingConfig(discriminator="segmenter", label_mix_weight=5)
+    (tmp_path / "training.yaml").write_text(dump_config(training))
+    assert load_config(Pix2PixHDTrainingConfig, tmp_path / "training.yaml") == training
 
 
 def test_what_needs_no_calibration_is_not_asked_for_it():
