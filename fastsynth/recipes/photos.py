@@ -10,6 +10,7 @@ from diffusers.utils.logging import disable_progress_bar
 from fastsynth.config import dump_config, load_config
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
 from fastsynth.images import encode_png
+from fastsynth.processes import process_index
 from fastsynth.recipes.fast import find_device
 from fastsynth.recipes.layout_training import train_layout_model
 from fastsynth.recipes.trained import TRAINED
@@ -26,12 +27,15 @@ LOOKS = 3
 """Pictures per layout on a sheet."""
 FREE = {"output", "device"}
 """Settings on which the weights do not depend."""
+SHEET = "sheet.png"
 MADE_FROM = "made_from"
 """In `training.json`: hash of what the model was trained with and on."""
 
 
 def train_photos(config: PhotoConfig) -> Path:
-    """Train, or go on with it; `model/` and `sheet.png` in the output folder, which it returns.
+    """Train, or go on with it; `model/` and `sheet.png` in the output folder; returns the sheet's path.
+
+    Of several processes, which share each batch, the main one writes.
 
     Raises ValueError when the folder holds a model of other settings or pictures, or the pictures do not fit together.
     """
@@ -58,17 +62,18 @@ def train_photos(config: PhotoConfig) -> Path:
             ignore=Palette.ignore_id,
             warp_amplitude=config.data.warp_amplitude,
         )
-        model.save_pretrained(model_folder)
-        summary = {"steps": config.renderer.training.max_train_steps, "minutes": round(seconds / 60, 2)}
-        write_json(model_folder / TRAINED, {**summary, MADE_FROM: made_from})
-    return draw_photo_sheet(config)
+        if process_index() == 0:
+            model.save_pretrained(model_folder)
+            summary = {"steps": config.renderer.training.max_train_steps, "minutes": round(seconds / 60, 2)}
+            write_json(model_folder / TRAINED, {**summary, MADE_FROM: made_from})
+    return draw_photo_sheet(config) if process_index() == 0 else output / SHEET
 
 
 def draw_photo_sheet(config: PhotoConfig, *, columns: int = 8) -> Path:
     """`sheet.png`: held-out layouts, their photos, and several looks of each by the trained model."""
     model = load_photo_model(config)
     batch = open_pairs(config).samples(columns, shrink=1)
-    path = config.output / "sheet.png"
+    path = config.output / SHEET
     save_sheet(path, sample_sheet(batch, {"look": draw_looks(model, batch, count=LOOKS, seed=config.seed)}))
     return path
 
@@ -178,5 +183,8 @@ def _claim(config: PhotoConfig) -> None:
 
 
 def _append(path: Path, values: dict[str, object]) -> None:
+    """A line of the log, by the main process alone."""
+    if process_index() > 0:
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values, sort_keys=True) + "\n")

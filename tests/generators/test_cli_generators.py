@@ -152,6 +152,14 @@ class TestPhoto:
         # networks of five steps draw no photos
         assert found["kid"]["renders"]["mean"] > found["kid"]["training"]["mean"]
 
+    @pytest.mark.slow
+    def test_of_two_processes_one_writes(self, cli, config, tmp_path):
+        answer = cli("photo", "train", config, processes=2)
+        assert answer.code == 0, answer.err
+        log = (tmp_path / "photos" / "log.jsonl").read_text()
+        assert [json.loads(line)["step"] for line in log.splitlines()] == [2, 5]
+        assert (tmp_path / "photos" / "sheet.png").is_file()
+
     def test_nothing_is_trained_on_over_changed_pictures(self, call, config, kind, pair_folder, tmp_path):
         shutil.copytree(pair_folder, tmp_path / "pairs")
         moved = [f"data.{name}={tmp_path / 'pairs' / name}" for name in ("photos", "layouts")]
