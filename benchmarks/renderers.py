@@ -2,8 +2,8 @@
 
 CRN and pix2pixHD, global and with a local enhancer, in their published sizes with random weights, which cost what
 trained ones do. One thread; each case in a process of its own, so that its peak memory is its own. Prints and records
-seconds, also those of the processor alone, for busy machines, and peak memory. A network's name limits it to that one.
-"whole" cases convolve maps at once, without the bands of `generators.bands`.
+seconds, also those of the processor alone, for busy machines, and peak memory. A network's name limits it to that one;
+what is recorded of the others stays. "whole" cases convolve maps at once, without the bands of `generators.bands`.
 """
 
 import multiprocessing
@@ -12,9 +12,10 @@ import time
 from typing import Any
 
 import torch
-from record import record
+from record import RESULTS, record
 
-from fastsynth.environment import peak_memory_mb
+from fastsynth.environment import environment, peak_memory_mb
+from fastsynth.files import read_json
 from generators import bands
 from generators.crn import CRN
 from generators.layout_model import LayoutModel
@@ -76,6 +77,12 @@ def measure(case: tuple[str, int, bool]) -> dict[str, Any]:
     }
 
 
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all cases in their order, a new one in place of the old one of the same case."""
+    by_case = {(row["network"], row["height"], row["banded"]): row for row in (*old, *new)}
+    return [by_case[case] for case in CASES if case in by_case]
+
+
 def main(only: str) -> None:
     context, rows = multiprocessing.get_context("spawn"), []
     for case in (case for case in CASES if only in case[0]):
@@ -88,6 +95,11 @@ def main(only: str) -> None:
             f"({row['cpu_seconds']:.0f} s of the processor), peak {row['peak_memory_mb'] / 1000:.2f} GB",
             flush=True,
         )
+    known, old = RESULTS / "renderers.json", []
+    if known.is_file():
+        before = read_json(known)
+        old = [{"commit": before["commit"], **row} for row in before["rows"]]  # the file's is that of the last command
+    rows = merged(old, [{**row, "commit": environment()["commit"]} for row in rows])
     print(record("renderers", {"threads": 1, "limit_mb": LIMIT_MB, "rows": rows}))
     if above := [row for row in rows if row["banded"] and row["peak_memory_mb"] > LIMIT_MB]:
         raise SystemExit(f"{above[0]['network']}: {above[0]['peak_memory_mb']:.0f} MB, limit {LIMIT_MB}")

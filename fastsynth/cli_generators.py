@@ -33,25 +33,31 @@ def photo_draw(
     config: ConfigPath,
     layouts: Annotated[Path, typer.Argument(help="Folder of layouts, coloured as in training.")],
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    instances: Annotated[
+        Path | None, typer.Option(help="Folder of instance ids, as data.instances; default: connected regions.")
+    ] = None,
     looks: Annotated[int, typer.Option(min=1, help="Pictures of every layout.")] = 3,
     overrides: Overrides = [],  # noqa: B006
     seed: Seed = None,
+    device: Device = None,
 ) -> None:
     """Draw pictures of layouts with what `photo train` has trained."""
-    settings = _read(config, overrides, seed=seed)
+    settings = _read(config, overrides, seed=seed, device=device)
     from fastsynth.recipes.photos import draw_photos
 
-    typer.echo(f"{output}: {len(draw_photos(settings, layouts, output, looks=looks))} pictures")
+    written = draw_photos(settings, layouts, output, looks=looks, instances=instances)
+    typer.echo(f"{output}: {len(written)} pictures")
 
 
 @photo_app.command("evaluate")
 def photo_evaluate(
     config: ConfigPath,
     overrides: Overrides = [],  # noqa: B006
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Distance of its pictures of held-out layouts to the photos, beside a baseline, and how far style edits leak."""
-    settings = _read(config, overrides)
+    settings = _read(config, overrides, device=device)
     from fastsynth.recipes.photo_judging import evaluate_photos
 
     found = evaluate_photos(settings)

@@ -67,6 +67,18 @@ def read_undamaged(path: Path) -> np.ndarray:
     return image
 
 
+def read_indices(path: Path) -> np.ndarray | None:
+    """The numbers that the pixels of a picture have in its colour table, (H, W, 1) uint8; None without a table.
+
+    Raises FileNotFoundError, or ValueError when it is no image.
+    """
+    _require_file(path)
+    with _pillow(path, str(path)) as picture:
+        if picture.mode != "P" or picture.width * picture.height > MAX_PIXELS:
+            return None
+        return np.asarray(picture)[..., None]
+
+
 def read_mask(path: Path) -> np.ndarray:
     """The mask at `path` as an (H, W) bool foreground: zero is outside, the one other value is inside.
 

@@ -56,6 +56,15 @@ def gather_batch(accelerator: Accelerator, own: Tensor) -> Tensor:
     return torch.cat(slices)
 
 
+def mean_over_processes(values: Tensor) -> Tensor:
+    """What the processes found in their equally large slices, as one of the whole batch would have. No gradients."""
+    if process_count() == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total / process_count()
+
+
 def share_batch_statistics(model: nn.Module) -> None:
     """Turn every `nn.BatchNorm2d` in place into one whose statistics are those of all processes' samples.
 

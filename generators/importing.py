@@ -29,7 +29,7 @@ def import_generator(path: Path, *, edges: bool = True, style_channels: int = 0)
     edges, style_channels: what its input holds after the class planes; the file does not say.
 
     Raises FileNotFoundError when there is no such file; ValueError when it holds no such state dict, naming the first
-    tensor that does not fit.
+    tensor that does not fit, or when its input leaves no planes for classes.
     """
     state = read_state_dict(path)
     start, blocks = _run_of_blocks(state, "model", path=path)
@@ -37,12 +37,20 @@ def import_generator(path: Path, *, edges: bool = True, style_channels: int = 0)
     enhancers = len({match[1] for name in state if (match := re.match(r"model(\d+)_1\.", name))})
     enhancer_blocks = _run_of_blocks(state, "model1_2", path=path)[1] if enhancers else 3
     width, in_channels = state[f"{FIRST}.weight"].shape[:2]
+    num_classes = in_channels - edges - style_channels
+    # networks from pictures to pictures say so nowhere, but 3 channels without styles are hardly a layout
+    if num_classes < 1 or (in_channels, style_channels) == (3, 0):
+        raise ValueError(
+            f"{path}: its input has {in_channels} channels, of which {int(edges)} for edges and {style_channels} for "
+            f"styles leave {max(num_classes, 0)}: no layout with classes; check --edges and --style-channels (networks "
+            "trained with label_nc 0, from pictures, cannot be imported)"
+        )
     downsamples = (start - 4) // 3
     head = f"model{enhancers}_2.{enhancer_blocks + 4}" if enhancers else f"model.{start + blocks + 3 * downsamples + 1}"
     _need(state, f"{head}.weight", path=path)
     with torch.device("meta"):
         model = Pix2PixHDGenerator(
-            in_channels - edges - style_channels,
+            num_classes,
             edges=edges,
             style_channels=style_channels,
             out_channels=len(state[f"{head}.weight"]),

@@ -14,6 +14,18 @@ Weight = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Trunk = Literal["offline", "vgg19", "random"]
 
+PATCH_KEYS = ("adversary", "discriminator_width", "num_scales", "spectral_norm", "feature_weight", "pool_size")
+SEGMENTER_KEYS = ("label_mix_weight",)
+"""Settings of pix2pixHD's training that only the one kind of discriminator has."""
+SMALLEST_BASE = 4
+"""Pixels of CRN's coarsest module."""
+SMALLEST_BOTTLENECK = 2
+"""Pixels of the coarsest maps of pix2pixHD's networks."""
+SMALLEST_SEEN = 16
+"""Pixels that every perceptual trunk can look at."""
+SEGMENTER_HALVINGS = 3
+"""Of a segmenter's input."""
+
 
 class TrainingConfig(Config):
     """What both trainings have: stages, batches, averaging, the perceptual trunk."""
@@ -37,6 +49,21 @@ class TrainingConfig(Config):
     def max_train_steps(self) -> int:
         """Of all stages."""
         return sum(self.stage_steps)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the weights of the trunk's layers have to be found."""
+        return True
+
+    @model_validator(mode="after")
+    def _ends_calibration(self) -> Self:
+        shortest = min(self.stage_steps)
+        if self.calibrates and self.calibration_steps >= shortest:
+            raise ValueError(
+                f"calibration_steps {self.calibration_steps} would never end, the shortest stage of stage_steps has "
+                f"{shortest} steps; make them fewer"
+            )
+        return self
 
 
 class CRNTrainingConfig(TrainingConfig):
@@ -73,10 +100,37 @@ class Pix2PixHDTrainingConfig(TrainingConfig):
     feature_weight: Weight = 10.0
     """Of feature matching between the patch discriminators' layers."""
     perceptual_weight: Weight = 10.0
+    """Of a perceptual loss of order 1: VGG-19 with the published weights of its layers, other trunks with weights that
+    make it 1 on average over `calibration_steps`."""
     label_mix_weight: Weight = 10.0
     """Of a segmenter's consistency under LabelMix."""
     pool_size: Annotated[int, Field(ge=0)] = 0
     """Past renders kept for the patch discriminators; 0 keeps none, as published."""
+
+    @property
+    def calibrates(self) -> bool:
+        """Not with VGG-19, whose weights are published."""
+        return self.trunk != "vgg19"
+
+    @model_validator(mode="after")
+    def _listens(self) -> Self:
+        idle = PATCH_KEYS if self.discriminator == "segmenter" else SEGMENTER_KEYS
+        given = [key for key in idle if getattr(self, key) != type(self).model_fields[key].default]
+        if given:
+            raise ValueError(
+                f"discriminator {self.discriminator} has no use for {', '.join(given)}; remove them, or choose the "
+                "other discriminator"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _begins_calibration(self) -> Self:
+        if self.calibrates and self.calibration_steps == 0:
+            raise ValueError(
+                f"calibration_steps is 0, and trunk {self.trunk} has no published weights of its layers; give it some "
+                "steps, or choose trunk vgg19"
+            )
+        return self
 
 
 class CRNNetworkConfig(Config):
@@ -110,6 +164,53 @@ class Pix2PixHDNetworkConfig(Config):
     """Looks kept per class, centres of the encoder's vectors."""
     encoder_width: Positive = 8
     encoder_downsamples: Positive = 3
+
+
+def check_sizes(
+    network: CRNNetworkConfig | Pix2PixHDNetworkConfig, training: TrainingConfig, *, crop_size: int, key: str
+) -> None:
+    """Raises ValueError unless the networks of all stages can be built and take their pictures.
+
+    crop_size: side at full size in pixels, which the user knows as `key`.
+    """
+    stages = len(training.stage_steps)
+    first = 2 ** (stages - 1)
+    if crop_size < SMALLEST_SEEN * first:
+        raise ValueError(
+            f"the first of the {stages} stages of training.stage_steps works at 1/{first} of {key} {crop_size}, the "
+            f"perceptual trunk needs {SMALLEST_SEEN} pixels; give fewer stages, or a larger {key}"
+        )
+    match network:
+        case CRNNetworkConfig(widths=widths):
+            if stages >= len(widths):
+                raise ValueError(
+                    f"training.stage_steps has {stages} stages, which grow {len(widths)} modules of network.widths; "
+                    "give fewer stages or more widths"
+                )
+            _check_side(crop_size, key, 2 ** (len(widths) - 1), SMALLEST_BASE, f"{len(widths)} network.widths")
+        case Pix2PixHDNetworkConfig():
+            if network.width % first:
+                raise ValueError(
+                    f"network.width is {network.width}; {stages} stages of training.stage_steps need a multiple of "
+                    f"{first}"
+                )
+            halvings = {f"network.num_downsamples {network.num_downsamples}": network.num_downsamples}
+            if network.style == "encoder":
+                halvings[f"network.encoder_downsamples {network.encoder_downsamples}"] = network.encoder_downsamples
+            if isinstance(training, Pix2PixHDTrainingConfig) and training.discriminator == "segmenter":
+                halvings["training.discriminator segmenter"] = SEGMENTER_HALVINGS
+            for name, count in halvings.items():
+                _check_side(
+                    crop_size, key, 2**count * first, SMALLEST_BOTTLENECK, f"{name} and {stages} training.stage_steps"
+                )
+
+
+def _check_side(crop_size: int, key: str, multiple: int, smallest: int, needed_by: str) -> None:
+    if crop_size % multiple or crop_size < smallest * multiple:
+        raise ValueError(
+            f"{key} is {crop_size}; {needed_by} need a multiple of {multiple} pixels, at least {smallest * multiple}: "
+            "change one of them"
+        )
 
 
 class CRNCropTrainingConfig(CRNTrainingConfig):
@@ -150,6 +251,11 @@ class CRNConfig(LayoutRendererConfig):
     network: CRNNetworkConfig = CRNNetworkConfig()
     training: CRNCropTrainingConfig = CRNCropTrainingConfig()
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_sizes(self.network, self.training, crop_size=self.crop_size, key="crop_size")
+        return self
+
 
 class Pix2PixHDConfig(LayoutRendererConfig):
     """`renderer` section of a run with `kind: pix2pixhd`."""
@@ -157,6 +263,11 @@ class Pix2PixHDConfig(LayoutRendererConfig):
     kind: Literal["pix2pixhd"] = "pix2pixhd"
     network: Pix2PixHDNetworkConfig = Pix2PixHDNetworkConfig()
     training: Pix2PixHDCropTrainingConfig = Pix2PixHDCropTrainingConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_sizes(self.network, self.training, crop_size=self.crop_size, key="crop_size")
+        return self
 
 
 class PairsConfig(Config):
@@ -170,8 +281,8 @@ class PairsConfig(Config):
     """Folder of instance ids: grey, 8 or 16 bit (Cityscapes), or coloured (COCO panoptic); null: connected regions."""
     classes: Annotated[dict[str, tuple[int, int, int] | int], Field(min_length=1)]
     """Class name → its colour in the layouts, or its grey value."""
-    ignore: int | None = None
-    """Grey value of pixels without a class."""
+    ignore: tuple[int, int, int] | int | None = None
+    """Grey value or colour of pixels without a class."""
     load_size: Positive = 144
     """Pictures are scaled so that their shorter side has so many pixels."""
     crop_size: Annotated[int, Field(ge=32, multiple_of=16)] = 128
@@ -211,3 +322,8 @@ class PhotoConfig(Config):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: PairsConfig
     renderer: Annotated[CRNPhotoConfig | Pix2PixHDPhotoConfig, Field(discriminator="kind")]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_sizes(self.renderer.network, self.renderer.training, crop_size=self.data.crop_size, key="data.crop_size")
+        return self

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastsynth.config import Config, parse_config
 from fastsynth.files import read_json, write_json
 from fastsynth.types import sample_seed
 from generators.crn import CRN, SMALLEST_BASE
@@ -26,6 +27,16 @@ from generators.style import StyleBank, StyleEncoder, encode_styles, noise_style
 Kind = Literal["crn", "pix2pixhd"]
 StyleKind = Literal["none", "encoder", "noise"]
 DESCRIPTION = "layout_model.json"
+
+
+class Description(Config):
+    """What that file holds, see `LayoutModel`."""
+
+    kind: Kind
+    class_names: tuple[str, ...]
+    style: StyleKind
+    ignore: int | None
+    layer_weights: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +93,7 @@ class LayoutModel:
             context: (4, H, W) of `encoding.surroundings`, for a model that fills holes.
             styles: instance id → (D,) of `centre_style` or `encode_style`, in place of what the seed chooses.
 
-        Raises ValueError for ids out of range, or a model without the bank that its styles come from.
+        Raises ValueError for ids out of range, or an instance without a style in a model without a style bank.
         """
         height, width = labels.shape
         planes = self._encode(labels, instances, context, self._styles(labels, instances, seed, styles or {}))
@@ -97,22 +108,23 @@ class LayoutModel:
         for name, part in (("encoder", self.encoder), ("bank", self.bank)):
             if part is not None:
                 part.save_pretrained(folder / name)
-        description = {
-            "kind": self.kind,
-            "class_names": self.class_names,
-            "style": self.style,
-            "ignore": self.ignore,
-            "layer_weights": self.layer_weights,
-        }
-        write_json(folder / DESCRIPTION, description)  # last: a folder with it is whole
+        description = Description(
+            kind=self.kind,
+            class_names=self.class_names,
+            style=self.style,
+            ignore=self.ignore,
+            layer_weights=self.layer_weights,
+        )
+        write_json(folder / DESCRIPTION, description.model_dump())  # last: a folder with it is whole
 
     @classmethod
     def from_pretrained(cls, folder: Path, *, device: torch.device | str = "cpu") -> Self:
-        """Raises FileNotFoundError when there is none, ValueError when the bank belongs to another encoder."""
+        """Raises FileNotFoundError when there is none; ValueError when its description is damaged, or the bank belongs
+        to another encoder."""
         path = folder / DESCRIPTION
         if not path.is_file():
             raise FileNotFoundError(f"{folder}: no layout renderer ({DESCRIPTION} is missing); train or import one")
-        found = read_json(path)
+        found = _read_description(path)
         encoder, bank = None, None
         if (folder / "encoder").is_dir():
             encoder = StyleEncoder.from_pretrained(folder / "encoder").eval().requires_grad_(False)
@@ -121,13 +133,13 @@ class LayoutModel:
             if encoder is not None:
                 bank.check_encoder(encoder)
         return cls(
-            generator=_load_generator(found["kind"], folder / "generator").to(device),
-            class_names=tuple(found["class_names"]),
-            style=found["style"],
+            generator=_load_generator(found.kind, folder / "generator").to(device),
+            class_names=found.class_names,
+            style=found.style,
             encoder=encoder,
             bank=bank,
-            ignore=found["ignore"],
-            layer_weights=tuple(found["layer_weights"]),
+            ignore=found.ignore,
+            layer_weights=found.layer_weights,
         )
 
     def class_id(self, name: str) -> int:
@@ -137,7 +149,10 @@ class LayoutModel:
         return self.class_names.index(name)
 
     def instance_styles(self, labels: Tensor, instances: Tensor, *, seed: int) -> dict[int, Tensor]:
-        """Instance id → (D,) style: from the bank by class, or noise, by (seed, id). (H, W) integers."""
+        """Instance id → (D,) style: from the bank by class, or noise, by (seed, id).
+
+        labels, instances: (H, W) integers, or some pixels of them, (P,). Raises ValueError for a model without a bank.
+        """
         found = {}
         for number in instances.unique().tolist():
             generator = torch.Generator().manual_seed(sample_seed(seed, number))
@@ -146,7 +161,8 @@ class LayoutModel:
                 style = noise_style(int(self.generator.config["style_channels"]), generator=generator)
             elif self.bank is None:
                 raise ValueError(
-                    "this renderer needs styles and has no style bank; train it, or import one without styles"
+                    f"this renderer has no style bank to choose a style for instance {number} from; give every "
+                    "instance a style, or train a renderer"
                 )
             else:
                 style = self.bank.average if label == self.ignore else self.bank.draw(label, generator=generator)
@@ -177,7 +193,9 @@ class LayoutModel:
     def _styles(self, labels: Tensor, instances: Tensor, seed: int, given: Mapping[int, Tensor]) -> Tensor | None:
         if not self.generator.config["style_channels"]:
             return None
-        styles = paint_styles(instances, {**self.instance_styles(labels, instances, seed=seed), **given})
+        asked = ~torch.isin(instances, torch.tensor(list(given), dtype=instances.dtype))
+        chosen = self.instance_styles(labels[asked], instances[asked], seed=seed)
+        styles = paint_styles(instances, {**chosen, **given})
         # in a hole, only what is drawn has a look of its own
         return styles * (labels > 0) if self.fills_holes else styles
 
@@ -196,6 +214,15 @@ class LayoutModel:
         smallest = (SMALLEST_BASE if self.kind == "crn" else SMALLEST_BOTTLENECK) * self.multiple
         height, width = (max(smallest, math.ceil(side / self.multiple) * self.multiple) for side in planes.shape[-2:])
         return F.pad(planes, (0, width - planes.shape[-1], 0, height - planes.shape[-2]), mode="replicate")
+
+
+def _read_description(path: Path) -> Description:
+    values = read_json(path)
+    try:
+        return parse_config(Description, values, source=path.name)
+    except ValueError as error:
+        first, *_ = str(error).splitlines()
+        raise ValueError(f"{path.parent} is damaged ({first}); restore that file, or train or import again") from None
 
 
 def _load_generator(kind: Kind, folder: Path) -> CRN | Pix2PixHDGenerator:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
 from fastsynth.loops import Progress, averaged
-from fastsynth.parallel import own_slice
+from fastsynth.parallel import mean_over_processes, own_slice
 from fastsynth.stopping import gentle_stop
 from generators.batches import Batch, Source
 from generators.losses import LayerWeights, layer_terms
@@ -53,11 +53,13 @@ class Task(ABC):
 
     players: modules with an optimiser each; the first one draws, and is averaged.
     rates, betas: of each player's Adam. states: what else a checkpoint holds. shown: parts of the last losses.
+    freezes: in some of the steps parts of the players get no gradients.
     """
 
     players: list[nn.Module]
     rates: tuple[float, ...]
     betas: tuple[float, float]
+    freezes = False
     shown: dict[str, Tensor]
 
     def __init__(self, trunk: PerceptualTrunk, weights: LayerWeights, *, calibration_steps: int) -> None:
@@ -85,7 +87,7 @@ class Task(ABC):
     def calibrate(self, features: list[Tensor], target: list[Tensor], *, step: int) -> None:
         """In the first steps: watch how large each layer's term is. Both L maps of one shape."""
         if step < self.calibration_steps:
-            self.weights.observe(layer_terms([f.detach() for f in features], target))
+            self.weights.observe(mean_over_processes(layer_terms([f.detach() for f in features], target)))
 
 
 def fit(
@@ -106,10 +108,14 @@ def fit(
     KeyboardInterrupt. Several processes share each batch. shrink: how much smaller than the source the pictures are.
     log: gets step and losses every few steps. show: draws a sheet, with averaged weights in place.
     """
+    # the wrapper of several processes waits for the gradients of all parameters unless told to look for those that
+    # take part; looking costs a walk through the graph
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=task.freezes)
     accelerator = Accelerator(
         cpu=settings.device == "cpu",
         mixed_precision=precision(settings.device),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        kwargs_handlers=[wrapper],
     )
     optimizers = _prepare(accelerator, task)
     drawer = task.players[0]

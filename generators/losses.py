@@ -103,35 +103,45 @@ def _class_factors(share: Tensor, class_norm: ClassNorm, class_weights: Tensor |
 
 
 class LayerWeights(nn.Module):
-    """λ: weights of the trunk's layers that make every layer's term equal to the first one's on average.
+    """λ: weights of the trunk's layers that make the terms of all layers equally large on average.
 
-    All are 1 until `freeze`. Average the terms over an epoch or some hundred images with `observe`, then freeze. All
-    of it is in the state dict, so a resumed or finished training knows its λ.
+    Average the terms over an epoch or some hundred images with `observe`, then freeze. All of it is in the state dict,
+    so a resumed or finished training knows its λ.
+
+    total_loss: what the weighted terms are together. None: as many times the first layer's term as there are layers,
+    which is CRN's picture and keeps the weight 1; all weights are 1 until `freeze`. A number, for a loss that others
+    stand beside: exactly this on average, over what was observed so far until `freeze`, since the scales of two trunks
+    differ by orders of magnitude.
     """
 
     weights: Tensor
     total: Tensor
     count: Tensor
 
-    def __init__(self, num_layers: int) -> None:
+    def __init__(self, num_layers: int, *, total_loss: float | None = None) -> None:
         super().__init__()
+        self.total_loss = total_loss
         self.register_buffer("weights", torch.ones(num_layers))
         self.register_buffer("total", torch.zeros(num_layers, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def observe(self, terms: Tensor) -> None:
-        """terms: (L,), what `layer_terms` gave."""
+        """terms: (L,), what `layer_terms` gave. With a `total_loss`, raises ValueError as `freeze` does."""
         self.total += terms.detach().double()
         self.count += 1
+        if self.total_loss is not None:
+            self.freeze()
 
     def freeze(self) -> None:
-        """λ_l = mean of term 0 / mean of term l; further calls after more observations set it anew.
+        """λ_l = mean of term 0 / mean of term l, or total_loss / L / mean of term l; anew after more observations.
 
         Raises ValueError when nothing was observed, or a layer's term was always 0.
         """
         if not self.count or not (self.total > 0).all():
             raise ValueError(f"terms {self.total.tolist()} after {int(self.count)} observations; observe renders first")
-        self.weights.copy_(self.total[0] / self.total)
+        means = self.total / self.count
+        wanted = means[0] if self.total_loss is None else self.total_loss / len(means)
+        self.weights.copy_(wanted / means)
 
 
 def discriminator_loss(

@@ -17,11 +17,18 @@ import cv2
 import numpy as np
 import torch
 
-from fastsynth.images import IMAGE_SUFFIXES, read_image, to_uint8
+from fastsynth.files import sha256_bytes, sha256_file
+from fastsynth.images import IMAGE_SUFFIXES, read_image, read_indices, to_uint8
 from generators.batches import Batch, components_of
 
+MAX_NAMED = 20
+"""Pictures without partner that an error names of each folder; the others are counted."""
 CACHED_PIXELS = 100_000_000
 """Loaded pixels kept in memory, of 13 bytes each."""
+
+
+Value = tuple[int, int, int] | int
+"""How a layout shows a class: its colour, or its grey value."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,17 @@ class Pair(NamedTuple):
 
 
 def find_pairs(photos: Path, layouts: Path | None, instances: Path | None) -> list[PairFiles]:
-    """All pairs, by stem. Raises FileNotFoundError for a missing folder, ValueError for pictures without a partner."""
+    """All pairs, by stem.
+
+    Raises FileNotFoundError for a missing folder; ValueError for pictures without a partner, two of one stem, or none.
+    """
     by_stem = _pictures(photos)
     partners = [None if folder is None else _pictures(folder) for folder in (layouts, instances)]
     for folder, found in zip((layouts, instances), partners, strict=True):
         if found is not None and found.keys() != by_stem.keys():
-            alone = sorted(found.keys() ^ by_stem.keys())
-            raise ValueError(
-                f"{len(alone)} pictures of {photos} and {folder} have no partner of the same stem: "
-                f"{', '.join(alone[:5])}{', …' if len(alone) > 5 else ''}; add or remove them"
-            )
+            sides = ((photos, by_stem.keys() - found.keys()), (folder, found.keys() - by_stem.keys()))
+            named = [f"{len(alone)} of {side}: {_some(sorted(alone))}" for side, alone in sides if alone]
+            raise ValueError(f"pictures without a partner of the same stem; {'; '.join(named)}; add or remove them")
     if not by_stem:
         raise ValueError(f"{photos} holds no pictures; wanted {', '.join(sorted(IMAGE_SUFFIXES))}")
     files = [[None if found is None else found[stem] for found in partners] for stem in by_stem]
@@ -61,55 +69,86 @@ def find_pairs(photos: Path, layouts: Path | None, instances: Path | None) -> li
 def _pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; check data.photos, data.layouts and data.instances")
-    found = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
-    return {path.stem: path for path in found if path.suffix.lower() in IMAGE_SUFFIXES}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if path.stem in found:
+            raise ValueError(f"{found[path.stem]} and {path.name} have one stem, pairs go by stem; remove one of them")
+        found[path.stem] = path
+    return found
+
+
+def _some(names: list[str]) -> str:
+    """The first ones, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
 
 
 class Palette:
     """Layout pixels to class ids. classes: name → colour or grey value, all of one kind.
 
-    ignore: grey value of pixels without a class; it becomes the id `ignore_id`. Raises ValueError for a mixture.
+    ignore: of pixels without a class, of the same kind; it becomes the id `ignore_id`. Raises ValueError for a mixture,
+    or for two that are equal.
     """
 
     ignore_id = 255
 
-    def __init__(self, classes: Mapping[str, tuple[int, int, int] | int], *, ignore: int | None) -> None:
+    def __init__(self, classes: Mapping[str, Value], *, ignore: Value | None) -> None:
         self.names = tuple(classes)
-        self.greys = [value for value in classes.values() if isinstance(value, int)]
-        self.colours = [value for value in classes.values() if not isinstance(value, int)]
-        self.ignore = ignore
-        if self.greys and self.colours:
-            raise ValueError("data.classes holds colours and grey values; use one kind")
         if len(classes) >= self.ignore_id:
             raise ValueError(f"data.classes has {len(classes)} classes; at most {self.ignore_id - 1} are possible")
+        values = list(classes.values()) + ([] if ignore is None else [ignore])
+        ids = [*range(len(classes)), self.ignore_id][: len(values)]
+        self.greys = {value: number for value, number in zip(values, ids, strict=True) if isinstance(value, int)}
+        self.colours = {value: number for value, number in zip(values, ids, strict=True) if not isinstance(value, int)}
+        if self.greys and self.colours:
+            raise ValueError("data.classes and data.ignore hold colours and grey values; use one kind")
+        if len({*values}) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            owners = [name for name, value in classes.items() if value == twice] + ["data.ignore"]
+            raise ValueError(f"data.classes: {owners[0]} and {owners[1]} have the same value {twice}; change one")
 
     def labels(self, layout: np.ndarray, *, source: Path) -> np.ndarray:
-        """(H, W) int16. layout: (H, W, 1 or 3) as read. Raises ValueError for a grey value that is not listed."""
+        """(H, W) int16. layout: (H, W, 1 or 3) as read.
+
+        Raises ValueError for a grey value that is not listed, or colours where classes are grey values.
+        """
         if self.colours:
             return self._nearest(to_uint8(layout))
+        if (layout != layout[..., :1]).any():
+            raise ValueError(
+                f"{source} is coloured, and data.classes holds grey values; write colours [r, g, b] there, "
+                "or save the layout in grey"
+            )
         grey = layout[..., 0].astype(np.int64)
-        table = {value: number for number, value in enumerate(self.greys)}
-        if self.ignore is not None:
-            table[self.ignore] = self.ignore_id
         values, index = np.unique(grey, return_inverse=True)
-        unknown = [int(value) for value in values if int(value) not in table]
+        unknown = [int(value) for value in values if int(value) not in self.greys]
         if unknown:
             raise ValueError(
                 f"{source}: grey values {', '.join(map(str, unknown[:5]))} belong to no class; "
                 "add them to data.classes, or name the one to ignore in data.ignore"
             )
-        labels: np.ndarray = np.array([table[int(value)] for value in values], np.int16)[index]
+        labels: np.ndarray = np.array([self.greys[int(value)] for value in values], np.int16)[index]
         return labels.reshape(grey.shape)
 
     def _nearest(self, layout: np.ndarray) -> np.ndarray:
         """The class of the nearest colour, by squared distance in RGB."""
         best = np.full(layout.shape[:2], np.inf, np.float32)
         labels = np.zeros(layout.shape[:2], np.int16)
-        for number, colour in enumerate(self.colours):
+        for colour, number in self.colours.items():
             distance = ((layout.astype(np.float32) - colour) ** 2).sum(2)
             closer = distance < best
             best[closer], labels[closer] = distance[closer], number
         return labels
+
+    def read(self, path: Path) -> np.ndarray:
+        """The labels of a layout's file, (H, W) int16. Raises FileNotFoundError, or ValueError as `labels` does.
+
+        Where classes are grey values, the pixels of a picture with a colour table are its indices.
+        """
+        indices = read_indices(path) if self.greys else None
+        return self.labels(read_image(path) if indices is None else indices, source=path)
 
 
 def instance_ids(picture: np.ndarray) -> np.ndarray:
@@ -119,6 +158,14 @@ def instance_ids(picture: np.ndarray) -> np.ndarray:
     """
     weights = (1, 256, 65536)[: picture.shape[2]]
     ids: np.ndarray = (picture.astype(np.int32) * np.array(weights, np.int32)).sum(axis=2, dtype=np.int32)
+    return ids
+
+
+def read_instances(path: Path, *, size: tuple[int, ...]) -> np.ndarray:
+    """`instance_ids` of a file. size: (H, W) of its layout. Raises ValueError for another size."""
+    ids = instance_ids(read_image(path))
+    if ids.shape != size:
+        raise ValueError(f"{path} is {ids.shape}, its layout is {size}; save it at that size, with nearest neighbours")
     return ids
 
 
@@ -164,6 +211,16 @@ class PairSource:
         self.class_names = palette.names
         self._load = lru_cache(maxsize=max(8, CACHED_PIXELS // load_size**2))(self._read)
 
+    def sha256(self) -> str:
+        """Hash of the names and contents of all files, those held out too: which ones these are depends on all."""
+        lines = [
+            f"{path.name} {sha256_file(path)}"
+            for files in sorted({*self.training, *self.shown}, key=lambda files: files.photo.name)
+            for path in (files.photo, files.layout, files.instances)
+            if path is not None
+        ]
+        return sha256_bytes("\n".join(lines).encode())
+
     def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
         picks = [self._load(self.training[rng.integers(len(self.training))]) for _ in range(count)]
         return self._batch([self._random_crop(pair, rng) for pair in picks], shrink)
@@ -183,15 +240,15 @@ class PairSource:
         if files.layout is None:
             middle = picture.shape[1] // 2
             picture, layout = picture[:, :middle], picture[:, middle : 2 * middle]
+            labels = self.palette.labels(layout, source=files.photo)
         else:
-            layout = read_image(files.layout)
-        labels = self.palette.labels(layout, source=files.layout or files.photo)
+            labels = self.palette.read(files.layout)
         if labels.shape != picture.shape[:2]:
             raise ValueError(
                 f"{files.layout} is {labels.shape}, its photo is {picture.shape[:2]}; "
                 "save the layout at the photo's size, with nearest neighbours"
             )
-        ids = None if files.instances is None else instance_ids(read_image(files.instances))
+        ids = None if files.instances is None else read_instances(files.instances, size=labels.shape)
         labels, numbers = scale_layout(labels, ids, shorter=self.load_size)
         height, width = labels.shape
         method = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_CUBIC

@@ -184,10 +184,11 @@ def _make_trainable(networks: Networks, stage: int) -> list[nn.Module]:
 
 
 def _layer_weights(trunk: TrunkKind, num_layers: int) -> LayerWeights:
-    """Of VGG-19 those published; of other trunks they have to be found."""
+    """Of VGG-19 those published, with which the loss is of order 1; of other trunks they are found so that it is."""
+    if trunk != "vgg19":
+        return LayerWeights(num_layers, total_loss=1.0)
     weights = LayerWeights(num_layers)
-    if trunk == "vgg19":
-        weights.weights.copy_(torch.tensor(PIX2PIXHD_WEIGHTS))
+    weights.weights.copy_(torch.tensor(PIX2PIXHD_WEIGHTS))
     return weights
 
 

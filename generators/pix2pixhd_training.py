@@ -81,6 +81,7 @@ class Pix2PixHDTask(Task):
         self.judge, self.perceptual_weight = judge, perceptual_weight
         self.states += judge.states
         self.freeze_steps, self.frozen, self.noise_channels = freeze_steps, frozen, noise_channels
+        self.freezes = bool(frozen) and freeze_steps > 0
         config = drawer.generator.config
         self.num_classes, self.edges = int(config["num_classes"]), bool(config["edges"])
         self.ignore, self.warp_amplitude = ignore, warp_amplitude

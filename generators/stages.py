@@ -12,6 +12,8 @@ from typing import Any
 from diffusers import ModelMixin
 
 from fastsynth.files import read_json, write_json
+from fastsynth.parallel import wait_for_all
+from fastsynth.processes import process_index
 from fastsynth.types import sample_seed
 from generators.batches import Source
 from generators.encoding import CONTEXT_CHANNELS
@@ -87,11 +89,13 @@ class Stages:
         self.log({**values, "part": f"{stage + 1} of {len(self.steps)}", "step": step})
 
     def finish(self, stage: int, task: Task, networks: Mapping[str, ModelMixin]) -> None:
-        """Keep the networks of a stage; its last file says that it is whole."""
-        for name, network in networks.items():
-            network.save_pretrained(self.folder(stage) / name)
-        numbers = {"seconds": self.seconds, "layer_weights": task.weights.weights.tolist()}
-        write_json(self.folder(stage) / FINISHED, {**numbers, "made_from": self.settings.made_from})
+        """Keep the networks of a stage; its last file says that it is whole. The main process writes."""
+        if process_index() == 0:
+            for name, network in networks.items():
+                network.save_pretrained(self.folder(stage) / name)
+            numbers = {"seconds": self.seconds, "layer_weights": task.weights.weights.tolist()}
+            write_json(self.folder(stage) / FINISHED, {**numbers, "made_from": self.settings.made_from})
+        wait_for_all(cpu=self.settings.device == "cpu")
 
     def recall(self, stage: int) -> list[float]:
         """λ of a finished stage; its seconds count."""

@@ -143,8 +143,13 @@ def _new_pipeline(run: Run, settings: FASTConfig) -> FASTPipeline:
 
 def device_of(run: Run) -> torch.device:
     """Where the run's networks are. Raises ValueError for a device that this machine does not have."""
+    return find_device(run.config.device)
+
+
+def find_device(device: str) -> torch.device:
+    """auto: a GPU where there is one. Raises ValueError for a device that this machine does not have."""
     found = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    match run.config.device:
+    match device:
         case "auto":
             return torch.device("cuda" if found["cuda"] else "cpu")
         case name if found[name]:

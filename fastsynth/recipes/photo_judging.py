@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.logging import disable_progress_bar
 from torch import Tensor
 
 from fastsynth.files import write_json
 from fastsynth.quality.image_metrics import KID_NAME, Crops, kid, trunk_features
 from fastsynth.quality.truthfulness import leak_ratio
 from fastsynth.recipes.evaluating import QUALITY_FILE
-from fastsynth.recipes.photos import LOOKS, draw_looks, open_pairs
+from fastsynth.recipes.photos import LOOKS, draw_looks, load_photo_model, open_pairs
 from fastsynth.types import sample_seed
 from generators.batches import Batch
 from generators.layout_config import PhotoConfig
@@ -37,10 +36,10 @@ NAMES = {
 def evaluate_photos(config: PhotoConfig) -> dict[str, Any]:
     """Measure the trained model on the held-out layouts, write quality.json, return its content.
 
-    Raises FileNotFoundError when nothing is trained, ValueError with fewer than four held-out pairs.
+    Raises FileNotFoundError when nothing is trained; ValueError with fewer than four held-out pairs, or when the model
+    knows other classes.
     """
-    disable_progress_bar()
-    model, source = LayoutModel.from_pretrained(config.output / "model"), open_pairs(config)
+    model, source = load_photo_model(config), open_pairs(config)
     if config.data.held_out < 4:
         raise ValueError(f"data.held_out is {config.data.held_out}; hold at least 4 pairs out to measure a distance")
     unseen = source.samples(len(source.shown), shrink=1)
@@ -84,7 +83,10 @@ def style_leak(model: LayoutModel, batch: Batch, *, seed: int) -> float:
 
 def nearest_photos(source: PairSource, wanted: Batch) -> tuple[Tensor, Tensor]:
     """For every layout of `wanted` the photo of the most alike training layout, and as many training photos as they
-    come: both (B, 3, H, W)."""
+    come: both (B, 3, H, W). Of all others no picture is kept."""
+    total = len(source.training)
+    picks = np.linspace(0, total - 1, min(total, len(wanted.labels))).round().astype(int)
+    start = 0
     best = torch.full((len(wanted.labels),), -1.0)
     photos, some = torch.zeros_like(wanted.image), []
     for batch in source.every(shrink=1, batch_size=BATCH):
@@ -92,10 +94,9 @@ def nearest_photos(source: PairSource, wanted: Batch) -> tuple[Tensor, Tensor]:
         value, place = agreement.max(dim=1)
         closer = value > best
         best[closer], photos[closer] = value[closer], batch.image[place[closer]]
-        some.append(batch.image)
-    every = torch.cat(some)
-    picks = np.linspace(0, len(every) - 1, min(len(every), len(wanted.labels))).round().astype(int)
-    return photos, every[picks]
+        some.append(batch.image[picks[(picks >= start) & (picks < start + len(batch.image))] - start])
+        start += len(batch.image)
+    return photos, torch.cat(some)
 
 
 def _features(images: Tensor) -> np.ndarray:

@@ -9,8 +9,10 @@ from diffusers.utils.logging import disable_progress_bar
 
 from fastsynth.config import dump_config, load_config
 from fastsynth.environment import reset_peak_memory, stage_peak_mb
-from fastsynth.files import atomic_write, sha256_json, write_json
-from fastsynth.images import encode_png, read_image
+from fastsynth.files import atomic_write, read_json, sha256_json, write_json
+from fastsynth.images import encode_png
+from fastsynth.processes import process_index
+from fastsynth.recipes.fast import find_device
 from fastsynth.recipes.layout_training import train_layout_model
 from fastsynth.recipes.trained import TRAINED
 from fastsynth.sheets import save_sheet
@@ -19,65 +21,97 @@ from generators.batches import Batch
 from generators.importing import import_encoder, import_generator
 from generators.layout_config import PhotoConfig
 from generators.layout_model import LayoutModel
-from generators.pairs import PairSource, Palette, find_pairs, scale_layout
+from generators.pairs import PairSource, Palette, find_pairs, read_instances, scale_layout
 from generators.sample_sheet import pixels, sample_sheet
 
 LOOKS = 3
 """Pictures per layout on a sheet."""
 FREE = {"output", "device"}
 """Settings on which the weights do not depend."""
+SHEET = "sheet.png"
+MADE_FROM = "made_from"
+"""In `training.json`: hash of what the model was trained with and on."""
 
 
 def train_photos(config: PhotoConfig) -> Path:
-    """Train, or go on with it; `model/` and `sheet.png` in the output folder, which it returns.
+    """Train, or go on with it; `model/` and `sheet.png` in the output folder; returns the sheet's path.
 
-    Raises ValueError when the folder holds a model of other settings, or the pictures do not fit together.
+    Of several processes, which share each batch, the main one writes.
+
+    Raises ValueError when the folder holds a model of other settings or pictures, or the pictures do not fit together.
     """
     output, model_folder = config.output, config.output / "model"
     source = open_pairs(config)
     _claim(config)
-    if not (model_folder / TRAINED).is_file():
+    made_from = sha256_json([config.model_dump(mode="json", exclude=FREE), source.sha256()])
+    if (model_folder / TRAINED).is_file():
+        if read_json(model_folder / TRAINED)[MADE_FROM] != made_from:
+            raise ValueError(
+                f"{model_folder} was trained on other pictures than those that are there now; choose another output, "
+                "or delete the folder to train again"
+            )
+    else:
         reset_peak_memory()
         model, seconds = train_layout_model(
             config.renderer,
             source,
             output=output / "checkpoints",
             seed=config.seed,
-            made_from=sha256_json(config.model_dump(mode="json", exclude=FREE)),
-            device=_device_type(config.device),
+            made_from=made_from,
+            device=find_device(config.device).type,
             log=lambda values: _append(output / "log.jsonl", values),
             ignore=Palette.ignore_id,
             warp_amplitude=config.data.warp_amplitude,
         )
-        model.save_pretrained(model_folder)
-        cost = {"minutes": round(seconds / 60, 2), "peak_memory_mb": round(stage_peak_mb(), 1)}
-        write_json(model_folder / TRAINED, {"steps": config.renderer.training.max_train_steps, **cost})
-    return draw_photo_sheet(config)
+        if process_index() == 0:
+            model.save_pretrained(model_folder)
+            cost = {"minutes": round(seconds / 60, 2), "peak_memory_mb": round(stage_peak_mb(), 1)}
+            steps = config.renderer.training.max_train_steps
+            write_json(model_folder / TRAINED, {"steps": steps, **cost, MADE_FROM: made_from})
+    return draw_photo_sheet(config) if process_index() == 0 else output / SHEET
 
 
 def draw_photo_sheet(config: PhotoConfig, *, columns: int = 8) -> Path:
     """`sheet.png`: held-out layouts, their photos, and several looks of each by the trained model."""
-    disable_progress_bar()
-    model = LayoutModel.from_pretrained(config.output / "model")
+    model = load_photo_model(config)
     batch = open_pairs(config).samples(columns, shrink=1)
-    path = config.output / "sheet.png"
+    path = config.output / SHEET
     save_sheet(path, sample_sheet(batch, {"look": draw_looks(model, batch, count=LOOKS, seed=config.seed)}))
     return path
 
 
-def draw_photos(config: PhotoConfig, layouts: Path, output: Path, *, looks: int) -> list[Path]:
-    """PNG files `<stem>-<look>.png` of every layout of a folder, scaled as in training; returns their paths.
+def load_photo_model(config: PhotoConfig) -> LayoutModel:
+    """What `train_photos` has trained, on the configured device.
 
-    Raises FileNotFoundError when nothing is trained or there is no such folder, ValueError when it has no pictures.
+    Raises FileNotFoundError when nothing is trained, ValueError when its classes are not those of `data.classes`.
     """
     disable_progress_bar()
-    model = LayoutModel.from_pretrained(config.output / "model")
+    folder, names = config.output / "model", tuple(config.data.classes)
+    model = LayoutModel.from_pretrained(folder, device=find_device(config.device))
+    if model.class_names != names:
+        raise ValueError(
+            f"{folder} knows the classes {', '.join(model.class_names)}, data.classes has {', '.join(names)}; "
+            "name the same ones in the same order"
+        )
+    return model
+
+
+def draw_photos(
+    config: PhotoConfig, layouts: Path, output: Path, *, looks: int, instances: Path | None = None
+) -> list[Path]:
+    """PNG files `<stem>-<look>.png` of every layout of a folder, scaled as in training; returns their paths.
+
+    instances: folder of ids as `data.instances`, by stem; None: connected regions. Raises FileNotFoundError when
+    nothing is trained or there is no such folder; ValueError when it has no pictures, or one does not fit.
+    """
+    model = load_photo_model(config)
     palette, written = Palette(config.data.classes, ignore=config.data.ignore), []
-    for number, files in enumerate(find_pairs(layouts, None, None)):
-        labels = palette.labels(read_image(files.photo), source=files.photo)
+    for number, files in enumerate(find_pairs(layouts, None, instances)):
+        labels = palette.read(files.photo)
+        ids = None if files.instances is None else read_instances(files.instances, size=labels.shape)
         maps = [
-            torch.from_numpy(ids.astype(np.int64))[None]
-            for ids in scale_layout(labels, None, shorter=config.data.load_size)
+            torch.from_numpy(values.astype(np.int64))[None]
+            for values in scale_layout(labels, ids, shorter=config.data.load_size)
         ]
         batch = Batch(maps[0], maps[1], torch.zeros(1, 3, *maps[0].shape[1:]))
         for look, pictures in enumerate(draw_looks(model, batch, count=looks, seed=sample_seed(config.seed, number))):
@@ -150,12 +184,9 @@ def _claim(config: PhotoConfig) -> None:
     atomic_write(path, dump_config(config).encode())
 
 
-def _device_type(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
-
-
 def _append(path: Path, values: dict[str, object]) -> None:
+    """A line of the log, by the main process alone."""
+    if process_index() > 0:
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values, sort_keys=True) + "\n")

@@ -1,13 +1,16 @@
 """The verbs of the layout renderers, in the test's own process."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from fastsynth.data.manifest import read_manifest
-from fastsynth.images import read_image, read_mask
+from fastsynth.files import atomic_write
+from fastsynth.images import encode_png, read_image, read_mask
 from generators.layout_model import LayoutModel
 from generators.pix2pixhd import Pix2PixHDGenerator
 
@@ -149,6 +152,51 @@ class TestPhoto:
         # networks of five steps draw no photos
         assert found["kid"]["renders"]["mean"] > found["kid"]["training"]["mean"]
 
+    @pytest.mark.slow
+    def test_of_two_processes_one_writes(self, cli, config, tmp_path):
+        answer = cli("photo", "train", config, processes=2)
+        assert answer.code == 0, answer.err
+        log = (tmp_path / "photos" / "log.jsonl").read_text()
+        assert [json.loads(line)["step"] for line in log.splitlines()] == [2, 5]
+        assert (tmp_path / "photos" / "sheet.png").is_file()
+
+    def test_nothing_is_trained_on_over_changed_pictures(self, call, config, kind, pair_folder, tmp_path):
+        shutil.copytree(pair_folder, tmp_path / "pairs")
+        moved = [f"data.{name}={tmp_path / 'pairs' / name}" for name in ("photos", "layouts")]
+        arguments = ("photo", "train", config, *(part for value in moved for part in ("-s", value)))
+        assert call(*arguments).code == 0
+        layout = tmp_path / "pairs" / "layouts" / "3.png"
+        atomic_write(layout, encode_png(read_image(layout)[::-1].copy()))
+        finished = call(*arguments)
+        assert finished.code == 2
+        assert "was trained on other pictures" in finished.complaint
+        shutil.rmtree(tmp_path / "photos" / "model")
+        begun = call(*arguments)
+        assert begun.code == 2
+        assert "is of a training with other settings or images" in begun.complaint
+
+    def test_instances_and_device_are_those_that_are_asked_for(self, call, config, kind, pair_folder, tmp_path):
+        assert call("photo", "train", config).code == 0
+        for path in (pair_folder / "layouts").iterdir():  # one instance, where regions would be counted
+            atomic_write(tmp_path / "ids" / path.name, encode_png(np.zeros((32, 32), np.uint16)))
+        drawn = {}
+        for name, options in {"regions": (), "one": ("--instances", tmp_path / "ids")}.items():
+            answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / name, *options)
+            assert answer.code == 0, answer.err
+            drawn[name] = read_image(tmp_path / name / "0-1.png")
+        assert (drawn["regions"] != drawn["one"]).any() == (kind == "pix2pixhd")  # CRN has no styles here, nor edges
+        (tmp_path / "ids" / "3.png").unlink()
+        for verb in (("draw", config, pair_folder / "layouts", "--output", tmp_path / "new"), ("evaluate", config)):
+            absent = call("photo", *verb, "--device", "mps")
+            assert (absent.code, "device is mps, but this machine has cpu" in absent.complaint) == (2, True)
+            other = call("photo", *verb, "-s", "data.classes={wall: [40, 40, 200], door: [200, 60, 40]}")
+            assert other.code == 2
+            assert "knows the classes wall, door, window, data.classes has wall, door;" in other.complaint
+        missing = call("photo", *("draw", config, pair_folder / "layouts", "--output", tmp_path / "new"),
+                       "--instances", tmp_path / "ids")  # fmt: skip
+        assert missing.code == 2
+        assert "layouts: 3; add or remove" in missing.complaint
+
     def test_nothing_is_drawn_before_training(self, call, config, pair_folder, tmp_path):
         answer = call("photo", "draw", config, pair_folder / "layouts", "--output", tmp_path / "drawn")
         assert answer.code == 2
@@ -168,7 +216,8 @@ class TestPhoto:
         deep = {"crn": "renderer.network.widths=[8,8,8,8,8]", "pix2pixhd": "renderer.network.num_downsamples=4"}
         answer = call("photo", "train", config, "-s", deep[kind])
         assert answer.code == 2
-        assert "16×16" in answer.complaint
+        assert "data.crop_size is 32; " in answer.complaint
+        assert "need a multiple of" in answer.complaint
 
 
 class TestImport:

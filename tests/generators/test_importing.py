@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from fastsynth.files import read_json, write_json
+from fastsynth.recipes.photos import import_pix2pixhd
 from generators.encoding import instance_edges, one_hot
 from generators.importing import import_encoder, import_generator
+from generators.layout_model import LayoutModel
 from generators.pix2pixhd import Pix2PixHDGenerator
 from generators.style import StyleEncoder
 
@@ -126,6 +129,34 @@ def test_an_imported_encoder_gives_the_published_styles(tmp_path):
         torch.testing.assert_close(model.features(image), network.model(image), atol=1e-4, rtol=0)
 
 
+def test_an_import_with_an_encoder_draws_with_the_styles_it_is_given(tmp_path):
+    """It has no bank, and asks for the styles of no instance but those that were not given."""
+    encoder = nn.Module()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder.model = nn.Sequential(*whole(3, 8, downs=2, blocks=0))
+    torch.save(encoder.state_dict(), tmp_path / "latest_net_E.pth")
+    network = published(channels=9)
+    import_pix2pixhd(
+        save(network.state_dict(), tmp_path), tmp_path / "latest_net_E.pth", tmp_path / "model", edges=True,
+        style_channels=3,
+    )  # fmt: skip
+    model = LayoutModel.from_pretrained(tmp_path / "model")
+    assert (model.style, model.bank) == ("encoder", None)
+
+    labels = torch.arange(5)[:, None].repeat_interleave(8, dim=0)[:32].expand(32, 48).contiguous()
+    photo = torch.rand((3, 32, 48), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    styles = {number: model.encode_style(photo, labels == number) for number in range(4)}
+    drawn = model.draw(labels, labels, seed=0, styles=styles)
+    planes = torch.stack([styles[number] for number in range(4)])[labels].movedim(-1, 0)
+    layout = torch.cat([one_hot(labels[None], num_classes=5), instance_edges(labels[None]), planes[None]], dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(drawn, network(layout)[0], atol=1e-4, rtol=0)
+    del styles[2]
+    with pytest.raises(ValueError, match="no style bank to choose a style for instance 2 from; give every"):
+        model.draw(labels, labels, seed=0, styles=styles)
+
+
 def test_the_first_tensor_of_another_shape_is_named(tmp_path):
     state = published().state_dict()
     state["model.4.weight"] = state["model.4.weight"][:, :, :2]
@@ -142,6 +173,36 @@ def test_a_missing_tensor_is_named(name, tmp_path):
     state = OrderedDict((key, value) for key, value in state.items() if key != name)
     with pytest.raises(ValueError, match=f"tensor {name} is missing"):
         import_generator(save(state, tmp_path))
+
+
+def test_an_input_without_classes_is_refused(tmp_path):
+    path = save(published().state_dict(), tmp_path)
+    with pytest.raises(ValueError, match="has 6 channels, of which 1 for edges and 5 for styles leave 0: no layout"):
+        import_generator(path, style_channels=5)
+    picture = save(published(channels=3).state_dict(), tmp_path)
+    for edges in (True, False):
+        with pytest.raises(ValueError, match="label_nc 0, from pictures, cannot be imported"):
+            import_generator(picture, edges=edges)
+
+
+def test_a_damaged_description_is_one_line(tmp_path):
+    network = import_generator(save(published().state_dict(), tmp_path))
+    LayoutModel(network, tuple("abcde"), ignore=255, layer_weights=(1.0, 0.5)).save_pretrained(tmp_path / "model")
+    model, path = LayoutModel.from_pretrained(tmp_path / "model"), tmp_path / "model" / "layout_model.json"
+    assert (model.class_names, model.ignore, model.layer_weights) == (tuple("abcde"), 255, (1.0, 0.5))
+    whole = read_json(path)
+    for damaged, message in (
+        ({key: value for key, value in whole.items() if key != "style"}, "key 'style' is missing"),
+        ({**whole, "kind": "spade"}, "kind: got 'spade'"),
+        ({}, "key 'kind' is missing"),
+        ([1, 2], r"config: got \[1, 2\]"),
+    ):
+        write_json(path, damaged)
+        with pytest.raises(
+            ValueError, match=rf"model is damaged \(layout_model\.json: {message}.*; restore"
+        ) as refused:
+            LayoutModel.from_pretrained(tmp_path / "model")
+        assert "\n" not in str(refused.value)
 
 
 def test_a_tensor_too_many_is_named(tmp_path):

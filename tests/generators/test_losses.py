@@ -131,6 +131,16 @@ class TestLayerWeights:
         means = torch.stack(terms).mean(0)
         torch.testing.assert_close(weights.weights * means, means[0].expand(3))
 
+    def test_beside_other_losses_the_terms_are_together_as_large_as_asked_whatever_their_scale(self):
+        weights = LayerWeights(3, total_loss=1.0)
+        terms = [layer_terms(maps(i, (2,)), maps(i + 10, (2,))) * torch.tensor([300.0, 5.0, 0.01]) for i in range(5)]
+        for number, term in enumerate(terms, start=1):
+            weights.observe(term)
+            torch.testing.assert_close(weights.weights * torch.stack(terms[:number]).mean(0), torch.full((3,), 1 / 3))
+        found = weights.weights.clone()
+        weights.freeze()
+        assert torch.equal(weights.weights, found)
+
     def test_they_travel_in_the_state_dict(self):
         weights, other = LayerWeights(3), LayerWeights(3)
         weights.observe(torch.tensor([1.0, 2.0, 4.0]))

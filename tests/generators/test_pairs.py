@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastsynth.files import atomic_write
 from fastsynth.images import encode_png
@@ -30,12 +31,24 @@ class TestFiles:
             save(tmp_path / "photos" / f"{stem}.png", np.zeros((4, 4, 3), np.uint8))
         for stem in "acd":
             save(tmp_path / "layouts" / f"{stem}.png", np.zeros((4, 4), np.uint8))
-        with pytest.raises(ValueError, match=r"2 pictures of .* have no partner of the same stem: b, d;"):
+        with pytest.raises(ValueError, match=r"the same stem; 1 of .*photos: b; 1 of .*layouts: d; add or remove"):
             find_pairs(tmp_path / "photos", tmp_path / "layouts", None)
+        for number in range(25):
+            (tmp_path / "photos" / f"{number:02}.png").touch()
+        with pytest.raises(ValueError, match=r"26 of .*photos: 00, 01, .*, 19 and 6 more; 1 of .*layouts: d; add"):
+            find_pairs(tmp_path / "photos", tmp_path / "layouts", None)
+        for number in range(25):
+            (tmp_path / "photos" / f"{number:02}.png").unlink()
         (tmp_path / "photos" / "b.png").unlink()
         (tmp_path / "layouts" / "d.png").unlink()
         found = find_pairs(tmp_path / "photos", tmp_path / "layouts", None)
         assert [(pair.photo.name, pair.layout.name) for pair in found] == [("a.png", "a.png"), ("c.png", "c.png")]
+
+    def test_two_pictures_of_one_stem_are_refused(self, tmp_path):
+        for name in ("a.png", "a.jpg", "b.png"):
+            (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=r"a\.jpg and a\.png have one stem"):
+            find_pairs(tmp_path, None, None)
 
     def test_missing_and_empty_folders_are_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no such folder"):
@@ -63,6 +76,34 @@ class TestPalette:
     def test_a_mixture_is_refused(self):
         with pytest.raises(ValueError, match="colours and grey values"):
             Palette({"a": 1, "b": (0, 0, 0)}, ignore=None)
+        with pytest.raises(ValueError, match="colours and grey values"):
+            Palette(COLOURS, ignore=0)
+
+    def test_equal_values_are_refused(self):
+        with pytest.raises(ValueError, match="a and c have the same value 1; change one"):
+            Palette({"a": 1, "b": 2, "c": 1}, ignore=None)
+        with pytest.raises(ValueError, match=r"door and data.ignore have the same value \(0, 207, 255\)"):
+            Palette(COLOURS, ignore=COLOURS["door"])
+        with pytest.raises(ValueError, match=r"a and data.ignore have the same value 0"):
+            Palette({"a": 0}, ignore=0)
+
+    def test_a_colour_is_ignored(self):
+        layout = np.array([[COLOURS["door"], (255, 255, 255), (250, 250, 250)]], np.uint8)
+        labels = Palette(COLOURS, ignore=(255, 255, 255)).labels(layout, source=Path("x"))
+        assert labels.tolist() == [[1, 255, 255]]
+
+    def test_colours_are_no_grey_values_but_indices_of_a_colour_table_are(self, tmp_path):
+        palette = Palette({"road": 0, "car": 2}, ignore=None)
+        with pytest.raises(ValueError, match=r"x.png is coloured, and data.classes holds grey values"):
+            palette.labels(np.array([[(2, 0, 0)]], np.uint8), source=Path("x.png"))
+        assert palette.labels(np.array([[(2, 2, 2)]], np.uint8), source=Path("x.png")).tolist() == [[1]]
+        indices = np.array([[0, 2, 2], [2, 0, 0]], np.uint8)
+        picture = Image.fromarray(indices, mode="P")
+        picture.putpalette([2, 0, 0, 0, 0, 0, 0, 90, 90])
+        picture.save(tmp_path / "table.png")
+        assert palette.read(tmp_path / "table.png").tolist() == [[0, 1, 1], [1, 0, 0]]
+        coloured = Palette({"road": (2, 0, 0), "car": (0, 90, 90)}, ignore=None)
+        assert coloured.read(tmp_path / "table.png").tolist() == [[0, 1, 1], [1, 0, 0]]
 
 
 class TestSource:
@@ -122,11 +163,24 @@ class TestSource:
         small = save(tmp_path / "small.png", np.zeros((8, 16), np.uint8))
         with pytest.raises(ValueError, match="save the layout at the photo's size"):
             source([PairFiles(photo, small, None)], palette).samples(1, shrink=1)
+        with pytest.raises(ValueError, match=r"small.png is \(8, 16\), its layout is \(16, 16\); save it at that size"):
+            source([PairFiles(photo, layout, small)], palette).samples(1, shrink=1)
 
     def test_coloured_instance_files_are_ids_of_three_digits_to_the_base_256(self):
         picture = np.array([[[1, 0, 0], [1, 1, 0]], [[1, 1, 1], [255, 255, 255]]], np.uint8)
         assert instance_ids(picture).tolist() == [[1, 257], [65_793, 16_777_215]]
         assert instance_ids(picture[..., :1]).tolist() == [[1, 1], [1, 255]]
+
+    def test_their_hash_is_that_of_names_and_contents(self, files, tmp_path):
+        palette = Palette(COLOURS, ignore=None)
+        whole = source(files, palette).sha256()
+        assert source(find_pairs(tmp_path, None, None), palette, held_out=2, seed=3).sha256() == whole
+        assert source(files[:4], palette).sha256() != whole
+        (tmp_path / "4.png").rename(tmp_path / "5.png")
+        assert source(find_pairs(tmp_path, None, None), palette).sha256() != whole
+        (tmp_path / "5.png").rename(tmp_path / "4.png")
+        save(tmp_path / "4.png", np.zeros((16, 48, 3), np.uint8))
+        assert source(files, palette).sha256() != whole
 
     def test_a_smaller_batch_is_the_larger_one_scaled(self, files):
         at = source(files, Palette(COLOURS, ignore=None))

@@ -138,6 +138,13 @@ class TestPix2PixHD:
         nearest = [colour_class(model, batch, i) for i in range(2)]
         assert np.mean([(found == batch.labels[i].numpy()).mean() for i, found in enumerate(nearest)]) > 0.7
 
+    def test_its_perceptual_term_starts_at_its_weight(self, fit_pix2pixhd, pairs, tmp_path):
+        """As in the publication, where it stands beside feature matching with the same weight."""
+        logged = []
+        for weight in (10.0, 3.0):
+            fit_pix2pixhd(pairs, tmp_path / str(weight), steps=(1,), perceptual_weight=weight, log=logged.append)
+        assert [values["perceptual"] for values in logged] == [10.0, 3.0]
+
     @pytest.mark.parametrize("freeze_steps", [3, 6])
     def test_the_global_generator_rests_while_frozen_and_moves_after(
         self, fit_pix2pixhd, pairs, tmp_path, freeze_steps
