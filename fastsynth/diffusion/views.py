@@ -47,8 +47,8 @@ class Poses:
 
     def drawn(self, *arrays: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """The arrays (C, S, S), all in the same pose."""
-        turns = self.quarter_turns[rng.integers(len(self.quarter_turns))]
-        axes = tuple(1 + np.flatnonzero(rng.random(2) < 0.5)) if self.flip else ()
+        turns = self.quarter_turns[int(rng.integers(len(self.quarter_turns)))]
+        axes = tuple(1 + axis for axis in range(2) if rng.random() < 0.5) if self.flip else ()
         return (np.flip(np.rot90(array, turns, axes=(1, 2)), axes) for array in arrays)
 
 
