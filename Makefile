@@ -40,9 +40,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One thread in each of the two workers: more threads than cores make every test slower.
+# One thread in each of the two workers: more threads than cores make every test slower. A file's tests stay together, so
+# that what they share is made once.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m slow --timeout 3600

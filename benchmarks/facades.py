@@ -1,8 +1,8 @@
 """CRN and pix2pixHD on facades: python benchmarks/facades.py [--page]
 
-Takes what `fastsynth photo train configs/facades_crn.yaml` and `… configs/facades_pix2pixhd.yaml` have left, measures both
-on the held-out layouts and writes benchmarks/results/facades.json, docs/facades.jpg (layout, photo, the training photo
-with the most similar layout, three looks of each renderer; held-out pictures evenly spread, none is chosen) and the page
+Takes what `fastsynth photo train configs/facades_crn.yaml` and the same of pix2pixHD have left, measures both on the
+held-out layouts and writes benchmarks/results/facades.json, docs/facades.jpg (layout, photo, the training photo with
+the most similar layout, three looks of each renderer; held-out pictures evenly spread, none is chosen) and the page
 docs/facades.md. With --page only the page, from the JSON.
 """
 
@@ -12,7 +12,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from pages import ROOT, interval, remarks_of, table
+from page_parts import table
+from pages import ROOT, interval, remarks_of
 from record import RESULTS, record
 
 from fastsynth.config import load_config

@@ -160,6 +160,7 @@ def test_the_peak_of_a_stage_forgets_the_stages_before():
         "print(peak_memory_mb())\n"
     )
     first, second, highest = map(float, run_python(code).split())
-    assert 400 < first <= highest < 500
+    assert 400 < first < 500
+    assert highest >= first  # on Linux a child begins with the peak of whoever started it
     if Path("/proc/self/clear_refs").is_file():  # elsewhere the mark cannot be put back
         assert 100 < second < 200

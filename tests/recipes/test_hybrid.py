@@ -210,7 +210,14 @@ def test_a_part_that_is_added_is_trained_beside_the_others(copied, cli):
         "kind": "crn",
         "crop_size": 32,
         "network": {"widths": [16, 12, 8]},
-        "training": {"stage_steps": [2, 3], "batch_size": 2, "trunk": "random", "defect_crops": 6, "normal_crops": 2},
+        "training": {
+            "stage_steps": [2, 3],
+            "calibration_steps": 1,
+            "batch_size": 2,
+            "trunk": "random",
+            "defect_crops": 6,
+            "normal_crops": 2,
+        },
     }
     added = chosen(f"renderer.parts.drawn={json.dumps({'weight': 2, 'renderer': crn})}")
     refused = cli("generate", config, *added)
