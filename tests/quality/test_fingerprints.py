@@ -53,7 +53,8 @@ def test_ids_need_no_order_and_come_out_ascending():
     index = Fingerprints(max_bits=3)
     for number in (9, 2, 5):
         index.add(number, 7)
-    assert index.near(6).tolist() == [2, 5, 9]
+    found = index.near(6)
+    assert (found.tolist(), found.dtype) == ([2, 5, 9], np.int64)
     assert Fingerprints(max_bits=3).near(0).tolist() == []
 
 
@@ -68,6 +69,8 @@ def test_of_a_hundred_thousand_random_ones_few_are_compared():
     assert max(compared) < 4_000
 
 
-@pytest.mark.parametrize(("similarity", "most"), [(1.0, 0), (0.9, 47), (0.8, 65), (0.0, 144)])
+@pytest.mark.parametrize(
+    ("similarity", "most"), [(1.0, 0), (0.9, 47), (0.8, 65), (0.0, 144), (1 + 1e-7, 0), (-1 - 1e-7, 256)]
+)
 def test_the_limit_is_two_standard_deviations_above_what_the_angle_says(similarity, most):
     assert max_bits(similarity) == most
