@@ -108,15 +108,7 @@ def fit(
     KeyboardInterrupt. Several processes share each batch. shrink: how much smaller than the source the pictures are.
     log: gets step and losses every few steps. show: draws a sheet, with averaged weights in place.
     """
-    # the wrapper of several processes waits for the gradients of all parameters unless told to look for those that
-    # take part; looking costs a walk through the graph
-    wrapper = DistributedDataParallelKwargs(find_unused_parameters=task.freezes)
-    accelerator = Accelerator(
-        cpu=settings.device == "cpu",
-        mixed_precision=precision(settings.device),
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        kwargs_handlers=[wrapper],
-    )
+    accelerator = _accelerator(task, settings)
     optimizers = _prepare(accelerator, task)
     drawer = task.players[0]
     ema, progress = EMAModel(drawer.parameters(), decay=settings.ema_decay), Progress()
@@ -154,6 +146,18 @@ def fit(
     ema.copy_to(drawer.parameters())
     _release(accelerator, task)
     return progress.seconds
+
+
+def _accelerator(task: Task, settings: LoopSettings) -> Accelerator:
+    # the wrapper of several processes waits for the gradients of all parameters unless told to look for those that
+    # take part; looking costs a walk through the graph
+    wrapper = DistributedDataParallelKwargs(find_unused_parameters=task.freezes)
+    return Accelerator(
+        cpu=settings.device == "cpu",
+        mixed_precision=precision(settings.device),
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        kwargs_handlers=[wrapper],
+    )
 
 
 def _release(accelerator: Accelerator, task: Task) -> None:

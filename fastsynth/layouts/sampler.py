@@ -48,9 +48,9 @@ class LayoutConfig(Config):
     severity_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (1.0, 1.0)
     """Severity s of an image's defects, drawn evenly by ratio: s times the area, √s times the contrast."""
     rotation_range: tuple[Annotated[float, Field(ge=-180)], Annotated[float, Field(le=180)]] = (-20.0, 20.0)
-    """Degrees, counter-clockwise."""
+    """Degrees, counter-clockwise. Learnt renderers see training pictures turned by the quarter turns that lie in it."""
     flip: bool = True
-    """Mirror each axis with probability ½."""
+    """Mirror each axis with probability ½; training pictures too."""
     elastic: Annotated[float, Field(ge=0, le=0.1)] = 0.04
     """Bending of a shape, as a share of its longer side."""
     thickness_range: tuple[Annotated[int, Field(ge=-4)], Annotated[int, Field(le=4)]] = (-1, 1)

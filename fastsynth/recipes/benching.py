@@ -159,18 +159,22 @@ def share_split(run: Run, real: Run) -> None:
 
 
 def _share_model(run: Run, rows: Mapping[str, Run]) -> None:
-    """Take over the finished model of another row that was trained with the same settings."""
-    for other in rows.values():
-        trained = (other.model_folder / TRAINED).is_file()
-        if (
-            trained
-            and not run.model_folder.exists()
-            and run.training_settings() == read_json(other.model_folder / TRAINED_FROM)
-        ):
+    """Take over finished models of other rows, or of parts of them, that were trained with the same settings."""
+    trained = [one for row in rows.values() for one in _trainable(row) if (one.model_folder / TRAINED).is_file()]
+    for one in _trainable(run):
+        settings = one.training_settings()
+        same = next((t for t in trained if read_json(t.model_folder / TRAINED_FROM) == settings), None)
+        if same is not None and not one.model_folder.exists():
             unfinished = run.folder / ".unfinished-model"
             shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.copytree(other.model_folder, unfinished)
-            unfinished.rename(run.model_folder)
+            shutil.copytree(same.model_folder, unfinished)
+            one.model_folder.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.rename(one.model_folder)
+
+
+def _trainable(run: Run) -> list[Run]:
+    """The run, or its parts when it is a hybrid."""
+    return list(run.parts.values()) or [run]
 
 
 def _is_measured(run: Run) -> bool:

@@ -138,6 +138,11 @@ def test_a_segmenter_with_defaults_round_trips(tmp_path):
     assert load_config(Pix2PixHDTrainingConfig, tmp_path / "training.yaml") == training
 
 
-def test_what_needs_no_calibration_is_not_asked_for_it():
-    CRNTrainingConfig(stage_steps=(1,), calibration_steps=0)
-    Pix2PixHDTrainingConfig(stage_steps=(1,), trunk="vgg19")
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(CRNTrainingConfig, {"calibration_steps": 0}), (Pix2PixHDTrainingConfig, {"trunk": "vgg19"})],
+)
+def test_a_stage_shorter_than_the_calibration_is_refused_only_where_there_is_one(kind, values):
+    assert kind(stage_steps=(1,), **values).max_train_steps == 1
+    with pytest.raises(ValidationError, match="calibration_steps 50 would never end"):
+        kind(stage_steps=(1,))

@@ -9,7 +9,8 @@ import yaml
 from fastsynth.bench_config import load_bench
 from fastsynth.config import load_config
 from fastsynth.recipes.bench_sheet import with_equal_masks
-from fastsynth.recipes.benching import share_split
+from fastsynth.recipes.benching import _share_model, share_split
+from fastsynth.recipes.rendering import train_renderer
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 
@@ -137,6 +138,20 @@ def test_a_renamed_row_costs_nothing_of_the_others_and_every_store_is_audited(ta
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     stages = [json.loads(line)["stage"] for line in (folder / "pasted" / "log.jsonl").read_text().splitlines()]
     assert stages[-1] == "audit"
+
+
+def test_a_part_of_a_hybrid_takes_over_the_model_of_a_row_with_its_settings(copied_run, contents, tmp_path):
+    alone = Run(load_config(RunConfig, copied_run.config))
+    settings = alone.config.renderer
+    parts = {"learnt": {"weight": 1, "renderer": settings}, "pasted": {"weight": 1, "renderer": {"kind": "copy_paste"}}}
+    mixed = RunConfig.model_validate(
+        {**dict(alone.config), "output": tmp_path / "mixed", "renderer": {"kind": "hybrid", "parts": parts}}
+    )
+    _share_model(Run(mixed), {"FAST": alone})
+    assert contents(tmp_path / "mixed" / "model" / "learnt") == contents(alone.model_folder)
+    assert not (tmp_path / "mixed" / "model" / "pasted").exists()
+    train_renderer(Run(mixed))
+    assert contents(tmp_path / "mixed" / "model" / "learnt") == contents(alone.model_folder)
 
 
 @pytest.fixture
