@@ -43,7 +43,8 @@ def gentle_stop() -> Iterator[Stop]:
                 os._exit(128 + number)
         elif not stop.requested:
             stop.requested, first = True, time.monotonic()
-            os.write(2, TELLS)  # printing is not safe inside a handler
+            if signal.SIGINT in heard:
+                os.write(2, TELLS)  # printing is not safe inside a handler
         elif number == signal.SIGINT and time.monotonic() - first > AGAIN_SECONDS:
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ those of an uninterrupted run.
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +90,7 @@ def train_segmenter(
     seed: int,
     device: str = "auto",
     augmentation: A.Compose | None = None,
-    progress_bar: bool = True,
+    on_iteration: Callable[[int], None] | None = None,
 ) -> SegmenterResult:
     """Train one segmenter into `folder`, or continue, or return what is finished there.
 
@@ -100,6 +100,7 @@ def train_segmenter(
     val_items: choose the threshold and, with `patience`, the checkpoint; never test images.
     device: "cpu", or "auto" for what accelerate finds.
     augmentation: in place of `config.augment`.
+    on_iteration: is told how many iterations are done, in place of a progress bar.
 
     Raises ValueError when `folder` is in use or holds a run with other settings or images, or the items do not make a
     batch; ChildProcessError when a worker that reads crops dies.
@@ -144,7 +145,7 @@ def train_segmenter(
         bar = tqdm(
             total=config.iterations,
             initial=progress.iteration,
-            disable=not (progress_bar and accelerator.is_main_process),
+            disable=on_iteration is not None or not accelerator.is_main_process,
             desc=f"{folder.parent.name} {folder.name}",
             unit="it",
         )
@@ -161,6 +162,8 @@ def train_segmenter(
             progress.losses.append(loss)
             progress.iteration += 1
             bar.update()
+            if on_iteration is not None:
+                on_iteration(progress.iteration)
             judged = progress.iteration % config.validate_every == 0 or progress.iteration == config.iterations
             if judged:
                 _judge(plain, ema, val_items, progress=progress, config=config)

@@ -1,8 +1,9 @@
 """From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from fastsynth.environment import environment, reset_peak_memory, stage_peak_mb
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
 from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
 from fastsynth.parallel import main_first
+from fastsynth.processes import process_count
+from fastsynth.recipes.fast import device_of
 from fastsynth.recipes.speed import GENERATION
 from fastsynth.run import Run
-from fastsynth.run_config import renderer_name
+from fastsynth.run_config import RunConfig, renderer_name
+from fastsynth.side_by_side import Report, shares, work_side_by_side
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
 from segment.config import SegmentConfig
 from segment.data import TrainingItem
@@ -31,6 +35,8 @@ SYNTHETIC = "synthetic"
 COST = "cost.json"
 SCORES = "scores.npz"
 SEGMENTER = "segmenter"
+ARM_BYTES = 3_000_000_000
+"""Memory that one segmenter's training is counted with when several are trained at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[Traini
     ]
 
 
-def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
+def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Callable[[int], None] | None = None) -> Arm:
     """Train and score one segmenter, or return what is finished.
 
     Checkpoint and threshold are chosen on the validation part; where the data are too few to have one, on the
@@ -102,7 +108,9 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int) -> Arm:
     )
     device = "cpu" if run.config.device == "cpu" else "auto"
     reset_peak_memory()
-    trained = train_segmenter(items, val, config=settings, folder=folder, seed=seed, device=device)
+    trained = train_segmenter(
+        items, val, config=settings, folder=folder, seed=seed, device=device, on_iteration=on_iteration
+    )
     with main_first(cpu=device == "cpu"):
         if not (folder / SCORES).is_file():
             scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
@@ -116,7 +124,24 @@ def train_arms(run: Run, plans: Sequence[ArmPlan]) -> list[Arm]:
     cells = [(plan, seed) for plan in plans for seed in run.config.compare.seeds]
     finished = all(is_scored(run, plan, seed=seed) for plan, seed in cells)
     with nullcontext() if finished else run.stage("compare"):
-        return [train_arm(run, plan, seed=seed) for plan, seed in cells]
+        return _train_cells(run, cells)
+
+
+def _train_cells(run: Run, cells: Sequence[tuple[ArmPlan, int]]) -> list[Arm]:
+    """Train what is missing, on a CPU several at a time: small crops keep one core busy, not many."""
+    processes, threads = shares(len(cells), bytes_each=ARM_BYTES)
+    missing = [(plan, seed) for plan, seed in cells if not is_scored(run, plan, seed=seed)]
+    if missing and processes > 1 and process_count() == 1 and device_of(run).type == "cpu":
+        work = [partial(_train_elsewhere, run.config, plan, seed) for plan, seed in missing]
+        with tqdm(total=len(missing) * run.config.segment.iterations, desc="segmenters", unit="it") as bar:
+            work_side_by_side(
+                work, processes=processes, threads=threads, progress=lambda done: bar.update(done - bar.n)
+            )
+    return [train_arm(run, plan, seed=seed) for plan, seed in cells]
+
+
+def _train_elsewhere(config: RunConfig, plan: ArmPlan, seed: int, report: Report) -> None:
+    train_arm(Run(config), plan, seed=seed, on_iteration=report)
 
 
 def is_scored(run: Run, plan: ArmPlan, *, seed: int) -> bool:
@@ -127,7 +152,8 @@ def is_scored(run: Run, plan: ArmPlan, *, seed: int) -> bool:
 def compare(run: Run) -> dict[str, object]:
     """Train what is missing, write metrics.json, return its content; the verdict is under "verdict"."""
     with run.stage("compare"):
-        arms = [train_arm(run, plan, seed=seed) for plan in planned_arms(run) for seed in run.config.compare.seeds]
+        cells = [(plan, seed) for plan in planned_arms(run) for seed in run.config.compare.seeds]
+        arms = _train_cells(run, cells)
     found = results(arms, rng=np.random.default_rng(run.config.seed), **about(run))
     write_json(run.folder / "metrics.json", found)
     return found

@@ -5,6 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from fastsynth.config import load_config
+from fastsynth.recipes.judging import compare
+from fastsynth.run import Run
+from fastsynth.run_config import RunConfig
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 ROW = (
@@ -112,3 +118,18 @@ def test_a_store_that_breaks_its_promise_ends_a_run_with_exit_code_3(copied_run,
     assert answer.code == 3
     assert "mask_sha256 differs" in answer.complaint
     assert not (copied_run.folder / "segment").exists()
+
+
+def test_segmenters_trained_side_by_side_are_those_trained_one_by_one(whole_run, copied_run, contents, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # one for each of two processes
+    found = compare(Run(load_config(RunConfig, copied_run.config)))
+    costs = {"train_minutes", "peak_memory_mb"}
+    before = json.loads((whole_run.folder / "metrics.json").read_text())["rows"]
+    without_costs = [
+        [{k: v for k, v in row.items() if k not in costs} for row in rows] for rows in (found["rows"], before)
+    ]
+    assert without_costs[0] == without_costs[1]
+    made, wanted = (contents(run.folder / "segment") for run in (copied_run, whole_run))
+    for name in wanted:
+        if name.endswith((".safetensors", ".npz")):
+            assert made[name] == wanted[name], name

@@ -54,7 +54,7 @@ def config(**changes):
 
 
 def train(items, folder, *, seed=0, **changes):
-    return train_segmenter(items, items[1:], config=config(**changes), folder=folder, seed=seed, progress_bar=False)
+    return train_segmenter(items, items[1:], config=config(**changes), folder=folder, seed=seed, on_iteration=print)
 
 
 def weights(result):
