@@ -61,6 +61,9 @@ class FASTTrainingConfig(Config):
     """Views of normal images, with borrowed masks: they teach what comes outside and under a mask."""
     normal_share: Share = 0.2
     """Share of normal crops in a batch."""
+    farm_share: Share = 0.5
+    """Share of the crops in which FARM rewrites the UNet's input. Sampling with `farm: off` is trained by the others,
+    sampling with FARM by these; 0 when it is never to be used."""
     save_every: Positive = 100
     """Steps between checkpoints."""
     judge_every: Positive = 25

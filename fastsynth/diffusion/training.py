@@ -43,9 +43,6 @@ from fastsynth.loops import Progress, averaged
 from fastsynth.parallel import gather_batch, own_slice
 from fastsynth.stopping import gentle_stop
 
-FARM_SHARE = 0.5
-"""Share of the samples in which FARM rewrites the UNet's input, so that it can be left out at sampling too."""
-
 HELD_OUT_SEED = 0x5EED
 """Of the noise that held-out defects are judged at: the same for every run, so that their losses compare."""
 
@@ -106,9 +103,12 @@ class TrainingResult(NamedTuple):
 
 
 class TrainingNoise:
-    """Everything random in a step, drawn on the CPU from the run's seed and the step's number."""
+    """Everything random in a step, drawn on the CPU from the run's seed and the step's number.
 
-    def __init__(self, shape: torch.Size, *, num_train_timesteps: int, seed: int, step: int) -> None:
+    farm_share: of the samples, in which FARM rewrites the UNet's input.
+    """
+
+    def __init__(self, shape: torch.Size, *, num_train_timesteps: int, seed: int, step: int, farm_share: float) -> None:
         entropy = np.random.SeedSequence((seed, step)).generate_state(1)[0]
         generator = torch.Generator().manual_seed(int(entropy))
         count = shape[0]
@@ -117,7 +117,7 @@ class TrainingNoise:
         self.timesteps = (levels * num_train_timesteps).long()[torch.randperm(count, generator=generator)]
         self.epsilon = torch.randn(shape, generator=generator)
         self.fresh = torch.randn(shape, generator=generator)
-        self.with_farm = torch.rand(count, generator=generator) < FARM_SHARE
+        self.with_farm = torch.rand(count, generator=generator) < farm_share
 
     def to(self, device: torch.device) -> "TrainingNoise":
         for name, value in vars(self).items():
@@ -149,6 +149,7 @@ def train_fast(
     farm_weight: float,
     foreground_weight: float,
     normal_share: float,
+    farm_share: float,
     save_every: int,
     judge_every: int,
     log: Callable[[dict[str, float]], None],
@@ -196,7 +197,13 @@ def train_fast(
         while progress.step < max_train_steps and not judge.exhausted(patience):
             rng = np.random.default_rng((seed, progress.step))
             batch = _draw(defects, normals, batch_size, normal_share, rng)
-            noise = TrainingNoise(batch[0].shape, num_train_timesteps=len(scheduler), seed=seed, step=progress.step)
+            noise = TrainingNoise(
+                batch[0].shape,
+                num_train_timesteps=len(scheduler),
+                seed=seed,
+                step=progress.step,
+                farm_share=farm_share,
+            )
             loss = _loss(accelerator, parts, batch, noise, scheduler, weigh)
             accelerator.backward(accelerator.num_processes * loss.total)
             accelerator.clip_grad_norm_(parts.parameters(), 1.0)
@@ -263,8 +270,9 @@ def held_out_loss(parts: nn.Module, views: EncodedViews, scheduler: AIASSchedule
     for start in range(0, len(views), batch_size):
         picks = np.arange(start, min(start + batch_size, len(views)))
         latents, mask_image, rows = (tensor.to(device) for tensor in views.batch(picks))
-        noise = TrainingNoise(latents.shape, num_train_timesteps=len(scheduler), seed=HELD_OUT_SEED, step=start)
-        noise.with_farm[:] = False
+        noise = TrainingNoise(
+            latents.shape, num_train_timesteps=len(scheduler), seed=HELD_OUT_SEED, step=start, farm_share=0.0
+        )
         output = parts(latents, mask_image, rows, scheduler, noise.to(device))
         losses.append(foreground_loss(output["prediction"], output["target"], mask=_cells(mask_image, latents)))
     parts.train(training)

@@ -50,7 +50,8 @@ def train(pipeline: PretrainedFASTPipeline, output: Path, *, steps: int = 2, set
     settings = {
         "seed": 1, "max_train_steps": steps, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0,
         "ema_decay": 0.0, "denoising_weight": 2.0, "farm_weight": 5.0, "foreground_weight": 0.0, "normal_share": 0.0,
-        "save_every": 100, "judge_every": 100, "unet": "frozen", "lora_rank": 2, "log": lambda _: None,
+        "farm_share": 0.5, "save_every": 100, "judge_every": 100, "unet": "frozen", "lora_rank": 2,
+        "log": lambda _: None,
     }  # fmt: skip
     train_fast(pipeline, views, views, output=output, setup=setup or setup_of(pipeline, output), **(settings | changes))
 
@@ -198,7 +199,7 @@ class TestTargets:
 def one_step(pipeline: PretrainedFASTPipeline, **changes) -> dict[str, torch.Tensor]:
     parts = PretrainedParts(pipeline, latent_size=SIZE // 4, **changes)
     latents, mask_image, rows = views_of(pipeline).batch(np.arange(2))
-    noise = TrainingNoise(latents.shape, num_train_timesteps=1000, seed=0, step=0)
+    noise = TrainingNoise(latents.shape, num_train_timesteps=1000, seed=0, step=0, farm_share=0.5)
     return parts(latents, mask_image, rows, pipeline.scheduler, noise)
 
 

@@ -16,7 +16,7 @@ from fastsynth.loops import Progress
 SETTINGS = {
     "seed": 0, "max_train_steps": 12, "batch_size": 4, "learning_rate": 4e-3, "warmup_steps": 2, "ema_decay": 0.9,
     "denoising_weight": 2.0, "farm_weight": 5.0, "foreground_weight": 3.0, "normal_share": 0.25,
-    "save_every": 5, "judge_every": 5,
+    "farm_share": 0.5, "save_every": 5, "judge_every": 5,
 }  # fmt: skip
 
 
@@ -49,14 +49,14 @@ def assert_same_weights(first: FASTPipeline, second: FASTPipeline):
 
 def one_step(pipeline: FASTPipeline, count: int = 8):
     latents, masks, rows = views(count, rows=[i % 2 for i in range(count)]).batch(torch.arange(count).numpy())
-    noise = TrainingNoise(latents.shape, num_train_timesteps=1000, seed=0, step=0)
+    noise = TrainingNoise(latents.shape, num_train_timesteps=1000, seed=0, step=0, farm_share=0.5)
     return latents, masks, noise, TrainedParts(pipeline)(latents, masks, rows, pipeline.scheduler, noise)
 
 
 def loss_on_the_views(pipeline: FASTPipeline) -> FASTLoss:
     """Of the training defects, each at 16 noise levels."""
     latents, masks, rows = views(6).batch(torch.arange(6).repeat(16).numpy())
-    noise = TrainingNoise(latents.shape, num_train_timesteps=1000, seed=1, step=0)
+    noise = TrainingNoise(latents.shape, num_train_timesteps=1000, seed=1, step=0, farm_share=0.5)
     with torch.no_grad():
         output = TrainedParts(pipeline).eval()(latents, masks, rows, pipeline.scheduler, noise)
     return fast_loss(**output, latents=latents, mask=latent_mask(masks))
@@ -120,7 +120,9 @@ class TestTargets:
 class TestNoise:
     def test_it_depends_on_seed_and_step_alone(self):
         def draw(seed, step):
-            return vars(TrainingNoise(torch.Size((8, 4, 4, 4)), num_train_timesteps=1000, seed=seed, step=step))
+            return vars(
+                TrainingNoise(torch.Size((8, 4, 4, 4)), num_train_timesteps=1000, seed=seed, step=step, farm_share=0.5)
+            )
 
         for name, value in draw(3, 5).items():
             assert torch.equal(value, draw(3, 5)[name])
@@ -131,9 +133,20 @@ class TestNoise:
     @pytest.mark.parametrize("count", [1, 7, 24])
     def test_a_batch_spreads_over_all_noise_levels(self, count):
         for step in range(20):
-            noise = TrainingNoise(torch.Size((count, 1, 4, 4)), num_train_timesteps=1000, seed=0, step=step)
+            noise = TrainingNoise(
+                torch.Size((count, 1, 4, 4)), num_train_timesteps=1000, seed=0, step=step, farm_share=0.5
+            )
             for i, timestep in enumerate(noise.timesteps.sort().values.tolist()):
                 assert 1000 * i // count <= timestep <= 1000 * (i + 1) // count
+
+    def test_farm_has_its_share_of_the_samples(self):
+        def share(wanted):
+            shape, drawn = torch.Size((4000, 1, 1, 1)), {"num_train_timesteps": 1000, "seed": 0, "step": 0}
+            return TrainingNoise(shape, **drawn, farm_share=wanted).with_farm.float().mean().item()
+
+        assert share(0.0) == 0
+        assert share(1.0) == 1
+        assert abs(share(0.3) - 0.3) < 0.03
 
 
 class TestLearning:
