@@ -30,7 +30,7 @@ from fastsynth.diffusion.hashing import tensor_bytes
 from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.renderer import FASTRenderer
 from fastsynth.diffusion.training import train_fast
-from fastsynth.diffusion.views import Poses, defect_views, encode_views, normal_views
+from fastsynth.diffusion.views import defect_views, encode_views, normal_views
 from fastsynth.files import sha256_bytes, sha256_json
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, to_model
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
@@ -152,11 +152,10 @@ def trained(run: Run, autoencoder: nn.Module, exemplars: list[Exemplar], *, step
 
     size, context = settings.crop_size, settings.context
     count, clean_count = training.defect_crops // 3, training.normal_crops // 3
-    poses = Poses(run.config.layouts.quarter_turns, flip=run.config.layouts.flip)
-    views = defect_views(exemplars, count=count, size=size, context=context, poses=poses, rng=rng)
+    views = defect_views(exemplars, count=count, size=size, context=context, poses=run.poses, rng=rng)
     defects = encode_views(views, parts, total=count)
     clean_views = normal_views(
-        read_normal, len(normals), exemplars, count=clean_count, size=size, context=context, poses=poses, rng=rng
+        read_normal, len(normals), exemplars, count=clean_count, size=size, context=context, poses=run.poses, rng=rng
     )
     clean = encode_views(clean_views, parts, total=clean_count)
     options = training.model_dump(exclude={"defect_crops", "normal_crops", "max_train_steps", "save_every", "patience"})

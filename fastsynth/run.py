@@ -34,6 +34,8 @@ from fastsynth.files import (
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask
+from fastsynth.layouts.placement import object_region
+from fastsynth.layouts.poses import Poses
 from fastsynth.layouts.sampler import LayoutSampler
 from fastsynth.locks import Lock, lock_for_all
 from fastsynth.processes import process_index
@@ -193,7 +195,10 @@ class Run:
             assert record.mask is not None
             exemplar = self._exemplars.get(record.image)
             if exemplar is None:
-                whole = Exemplar(*self.read(record), record.category, record.defect, record.mask)
+                image, foreground = self.read(record)
+                region = object_region(image)
+                found_object = None if region.all() else region
+                whole = Exemplar(image, foreground, record.category, record.defect, record.mask, region=found_object)
                 exemplar = whole.without_the_rest(context=self.context)
                 self._exemplars[record.image] = exemplar
             found.append(exemplar)
@@ -203,6 +208,11 @@ class Run:
     def training_normals(self) -> list[Record]:
         """Normal images to draw on."""
         return self.records("train", normal=True)
+
+    @property
+    def poses(self) -> Poses:
+        """In which pictures may be shown to a renderer that learns, and drawn by it."""
+        return Poses(self.config.layouts.quarter_turns, flip=self.config.layouts.flip)
 
     def training_sha256(self) -> str:
         """Hash of what the renderer may learn from: the split's images, and the masks of the training defects."""

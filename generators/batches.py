@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from generators.encoding import surroundings
+from generators.encoding import FIRST_DEFECT, surroundings
 
 
 class Batch(NamedTuple):
@@ -41,7 +41,9 @@ class Batch(NamedTuple):
     @property
     def styled(self) -> Tensor:
         """(B, 1, H, W), 1 where instances have a style: everywhere, or on the defects of a hole."""
-        return torch.ones_like(self.image[:, :1]) if self.hole is None else (self.labels > 0)[:, None].to(self.image)
+        if self.hole is None:
+            return torch.ones_like(self.image[:, :1])
+        return (self.labels >= FIRST_DEFECT)[:, None].to(self.image)
 
     def composite(self, render: Tensor) -> Tensor:
         """`render` in the hole, the picture around it. render: (B, 3, H, W), or (B, k, 3, H, W) of k outputs."""
@@ -76,9 +78,9 @@ class CropSource:
     """Crops around the defects, and of normal pictures under borrowed masks: what to draw into a hole.
 
     Args:
-        pictures: (N, 3, S, S) uint8. masks: (N, 1, S, S) uint8 of 0 and 1.
-        classes: (N,) ids of `class_names`; 0 for normal pictures, whose hole is filled with background.
-        class_names: by id; 0 is the background.
+        pictures: (N, 3, S, S) uint8. masks, objects: (N, 1, S, S) uint8 of 0 and 1, the holes and the object.
+        classes: (N,) ids of `class_names`; 0 for normal pictures, whose hole shows background or object.
+        class_names: by id; `HOLE_CLASSES`, then the defects.
         normal_share: share of the drawn crops that are normal ones, where there are any.
     """
 
@@ -86,12 +88,13 @@ class CropSource:
         self,
         pictures: np.ndarray,
         masks: np.ndarray,
+        objects: np.ndarray,
         classes: np.ndarray,
         *,
         class_names: Sequence[str],
         normal_share: float,
     ) -> None:
-        self.pictures, self.masks, self.classes = pictures, masks, classes
+        self.pictures, self.masks, self.objects, self.classes = pictures, masks, objects, classes
         self.class_names = tuple(class_names)
         self.normals, self.defects = np.flatnonzero(classes == 0), np.flatnonzero(classes)
         self.normal_share = normal_share if len(self.normals) else 0.0
@@ -115,9 +118,10 @@ class CropSource:
         image = torch.from_numpy(self.pictures[picks]).float() / 127.5 - 1
         # the largest value of each cell, so that hair-thin defects survive
         hole = F.max_pool2d(torch.from_numpy(self.masks[picks]).float(), shrink)
-        inside = hole[:, 0].long()
-        labels = inside * torch.from_numpy(self.classes[picks])[:, None, None]
-        return Batch(labels, components(inside), F.avg_pool2d(image, shrink), hole)
+        objects = F.max_pool2d(torch.from_numpy(self.objects[picks]).float(), shrink)[:, 0].long()
+        classes = torch.from_numpy(self.classes[picks])[:, None, None]
+        labels = torch.where((hole[:, 0] > 0) & (classes > 0), classes, objects)
+        return Batch(labels, components(hole[:, 0].long()), F.avg_pool2d(image, shrink), hole)
 
 
 def components(labels: Tensor) -> Tensor:

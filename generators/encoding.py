@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 CONTEXT_CHANNELS = 4
 """Planes of `surroundings`."""
+HOLE_CLASSES = ("background", "object")
+"""The first classes of a renderer that draws into holes; the defects follow."""
+FIRST_DEFECT = len(HOLE_CLASSES)
 
 
 def one_hot(labels: Tensor, *, num_classes: int, ignore: int | None = None, void: bool = False) -> Tensor:

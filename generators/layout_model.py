@@ -20,7 +20,7 @@ from fastsynth.config import Config, parse_config
 from fastsynth.files import read_json, write_json
 from fastsynth.types import sample_seed
 from generators.crn import CRN, SMALLEST_BASE
-from generators.encoding import encode_layout
+from generators.encoding import FIRST_DEFECT, encode_layout
 from generators.pix2pixhd import SMALLEST_BOTTLENECK, Pix2PixHDGenerator
 from generators.style import StyleBank, StyleEncoder, encode_styles, noise_style, paint_styles
 
@@ -197,7 +197,7 @@ class LayoutModel:
         chosen = self.instance_styles(labels[asked], instances[asked], seed=seed)
         styles = paint_styles(instances, {**chosen, **given})
         # in a hole, only what is drawn has a look of its own
-        return styles * (labels > 0) if self.fills_holes else styles
+        return styles * (labels >= FIRST_DEFECT) if self.fills_holes else styles
 
     def _encode(self, labels: Tensor, instances: Tensor, context: Tensor | None, styles: Tensor | None) -> Tensor:
         return encode_layout(

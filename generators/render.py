@@ -18,6 +18,8 @@ from fastsynth.layouts.crop import (
 )
 from fastsynth.layouts.exemplar import instance_mask
 from fastsynth.layouts.masks import tight_box
+from fastsynth.layouts.placement import object_region
+from fastsynth.layouts.poses import Poses
 from fastsynth.types import CentreStyle, Instance, Layout, ReferenceStyle, Sample, instance_seed, sample_seed
 from generators.batches import components_of
 from generators.encoding import surroundings
@@ -32,19 +34,26 @@ class LayoutRenderer:
 
     model: fills holes; its classes are `class_name(category, defect)`. size: of its square input.
     context: side of a crop as a multiple of the defect's longer side. feather: pixels of fading inside the border.
-    references: finds the pictures that styles refer to.
+    references: finds the pictures that styles refer to. poses: in which the model has seen defects.
 
-    A seed chooses among the model's looks, and how the crop is turned and mirrored while it is drawn: the networks
-    are trained on all eight positions, and each gives another picture. A bank centre or a reference changes the look
+    A seed chooses among the model's looks, and in which pose the crop is drawn: each gives another picture. A bank
+    centre or a reference changes the look
     alone, where the model has a style encoder; one without knows seeds only.
     """
 
     def __init__(
-        self, model: LayoutModel, *, size: int, context: float, feather: float, references: References
+        self,
+        model: LayoutModel,
+        *,
+        size: int,
+        context: float,
+        feather: float,
+        references: References,
+        poses: Poses,
     ) -> None:
         self.name: str = model.kind
         self.model, self.size, self.context, self.feather = model, size, context, feather
-        self.references = references
+        self.references, self.poses = references, poses
 
     def render(self, layouts: Sequence[Layout], seeds: Sequence[int]) -> list[Sample]:
         """One sample per layout; outside its instances' masks the image is the background, bit for bit."""
@@ -52,36 +61,43 @@ class LayoutRenderer:
 
     def _sample(self, layout: Layout, seed: int) -> Sample:
         image = layout.background.copy()
-        values = ValueRange.of(layout.background)
+        values, region = ValueRange.of(layout.background), object_region(layout.background)
         for instance in layout.instances:
             crop = crop_around(instance.bbox, image_size=layout.size, context=self.context)
             inside = instance_mask(instance, crop)
             native = cut(layout.background, crop)
             clean = to_model(native, size=self.size, values=values)
             hole = mask_to_model(inside, size=self.size)
-            change = self._drawn(clean, hole, layout, instance, seed) - clean
+            on_object = mask_to_model(cut_mask(region, crop), size=self.size)
+            change = self._drawn(clean, hole, on_object, layout, instance, seed) - clean
             drawn = add_change(values.to_float(native), change, inside, feather=self.feather)
             paste(image, drawn, crop, inside, values=values)
         return Sample(image, layout.foreground.astype(np.uint8) * 255, layout, seed, self.name)
 
-    def _drawn(self, clean: np.ndarray, hole: np.ndarray, layout: Layout, instance: Instance, seed: int) -> np.ndarray:
-        """(3, S, S) float32. clean: (3, S, S) in [-1, 1]. hole: (1, S, S) of 0 and 1. seed: of the sample."""
+    def _drawn(
+        self,
+        clean: np.ndarray,
+        hole: np.ndarray,
+        on_object: np.ndarray,
+        layout: Layout,
+        instance: Instance,
+        seed: int,
+    ) -> np.ndarray:
+        """(3, S, S) float32. clean: (3, S, S) in [-1, 1]. hole, on_object: (1, S, S) of 0 and 1; seed: the sample's."""
         label = self.model.class_id(class_name(layout.category, instance.defect))
         seed, style = self._look(instance, label, seed)
-        rng = np.random.default_rng(seed)
-        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
-        clean, hole = (_turned(array, turns, mirrored) for array in (clean, hole))
+        pose = self.poses.drawn(np.random.default_rng(seed))
+        clean, hole, on_object = (np.ascontiguousarray(pose.of(array)) for array in (clean, hole, on_object))
         picture, opening = torch.from_numpy(clean)[None], torch.from_numpy(hole)[None]
         parts = components_of(hole[0].astype(np.uint8))
         drawn = self.model.draw(
-            torch.from_numpy(hole[0].astype(np.int64) * label),
+            torch.from_numpy(np.where(hole[0] > 0, label, on_object[0]).astype(np.int64)),
             torch.from_numpy(parts),
             seed=seed,
             context=surroundings(picture, opening)[0],
             styles=None if style is None else dict.fromkeys(np.unique(parts[hole[0] > 0]).tolist(), style),
         ).numpy()
-        drawn = drawn[:, :, ::-1] if mirrored else drawn
-        return np.rot90(drawn, -turns, axes=(1, 2))
+        return pose.undone(drawn)
 
     def _look(self, instance: Instance, label: int, seed: int) -> tuple[int, Tensor | None]:
         """The seed of an instance's look and position, and its style where the seed does not choose it, (D,)."""
@@ -104,9 +120,3 @@ class LayoutRenderer:
 def class_name(category: str, defect: str) -> str:
     """Of a defect type among a renderer's classes."""
     return f"{category}/{defect}"
-
-
-def _turned(array: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
-    """(C, S, S), turned by quarters, then mirrored."""
-    turned = np.rot90(array, turns, axes=(1, 2))
-    return np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from generators.batches import Source
+from generators.encoding import FIRST_DEFECT
 from generators.style import StyleBank, StyleEncoder, encode_styles, find_segments, segment_means
 
 BATCH = 8
@@ -24,7 +25,7 @@ def fit_bank(
         segments = find_segments(batch.instances)
         styles = encode_styles(encoder, batch.image, batch.instances, shrink=shrink)
         labels = _label_of(segments.of_pixel, batch.labels, len(segments.areas))
-        known = (labels > 0) if batch.hole is not None else (labels != (-1 if ignore is None else ignore))
+        known = (labels >= FIRST_DEFECT) if batch.hole is not None else (labels != (-1 if ignore is None else ignore))
         vectors.append(segment_means(styles, segments)[known].cpu().numpy())
         classes.append(labels[known].cpu().numpy())
     return StyleBank.fit(

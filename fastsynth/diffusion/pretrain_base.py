@@ -22,11 +22,12 @@ from fastsynth.diffusion.conditioning import NORMAL
 from fastsynth.diffusion.config import BaseConfig, FASTTrainingConfig
 from fastsynth.diffusion.defects import KINDS, draw_defect, draw_foreground
 from fastsynth.diffusion.training import train_fast
-from fastsynth.diffusion.views import ALL_POSES, EncodedViews, View, encode_views, view_of
+from fastsynth.diffusion.views import EncodedViews, View, encode_views, view_of
 from fastsynth.files import write_json
 from fastsynth.layouts.crop import Crop, cut
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.poses import ALL_POSES
 
 CATEGORY = "surface"
 SURFACE_SIZE = 192

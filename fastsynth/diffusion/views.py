@@ -20,6 +20,8 @@ from fastsynth.files import atomic_write
 from fastsynth.layouts.crop import Crop, crop_around, cut, cut_mask, mask_to_model, to_model
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.placement import object_region
+from fastsynth.layouts.poses import Poses
 
 CONTEXT_JITTER = 1.4
 TONE_JITTER = 0.15
@@ -27,32 +29,14 @@ TONE_JITTER = 0.15
 
 @dataclass(frozen=True)
 class View:
-    """picture: (3, S, S) float32 in [-1, 1]. mask_image: (1, S, S) of 0 and 1."""
+    """picture: (3, S, S) float32 in [-1, 1]. mask_image, object_image: (1, S, S) of 0 and 1, the defect and what it
+    lies on."""
 
     picture: np.ndarray
     mask_image: np.ndarray
+    object_image: np.ndarray
     category: str
     defect: str
-
-
-@dataclass(frozen=True)
-class Poses:
-    """In which poses a picture may be shown: a grain that runs one way must not be learnt both ways.
-
-    quarter_turns: numbers of turns by 90°, counter-clockwise. flip: mirror each axis with probability ½.
-    """
-
-    quarter_turns: Sequence[int]
-    flip: bool
-
-    def drawn(self, *arrays: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
-        """The arrays (C, S, S), all in the same pose."""
-        turns = self.quarter_turns[int(rng.integers(len(self.quarter_turns)))]
-        axes = tuple(1 + axis for axis in range(2) if rng.random() < 0.5) if self.flip else ()
-        return (np.flip(np.rot90(array, turns, axes=(1, 2)), axes) for array in arrays)
-
-
-ALL_POSES = Poses(quarter_turns=(0, 1, 2, 3), flip=True)
 
 
 @dataclass(frozen=True)
@@ -122,7 +106,7 @@ def normal_views(
         left = int(rng.integers(image.shape[1] - mask.shape[1] + 1))
         foreground = np.zeros(image.shape[:2], bool)
         foreground[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        normal = Exemplar(image=image, foreground=foreground, category=category, defect=NORMAL, source="")
+        normal = Exemplar(image, foreground, category, NORMAL, source="", region=object_region(image))
         bbox = (left, top, left + mask.shape[1], top + mask.shape[0])
         yield view_of(normal, bbox, size=size, context=context, poses=poses, rng=rng)
 
@@ -174,10 +158,12 @@ def view_of(
     )
     picture = to_model(cut(defect.image, crop), size=size, values=defect.place.values)
     mask = mask_to_model(cut_mask(defect.foreground, crop), size=size)
-    picture, mask = poses.drawn(picture, mask, rng=rng)
+    region = mask_to_model(cut_mask(defect.region_shown, crop), size=size)
+    pose = poses.drawn(rng)
+    picture, mask, region = (np.ascontiguousarray(pose.of(array)) for array in (picture, mask, region))
     gain, lift = 1 + rng.uniform(-1, 1) * TONE_JITTER, rng.uniform(-1, 1) * TONE_JITTER
     picture = np.clip((picture - picture.mean()) * gain + picture.mean() + lift, -1, 1)
-    return View(np.ascontiguousarray(picture), np.ascontiguousarray(mask), defect.category, defect.defect)
+    return View(picture, mask, region, defect.category, defect.defect)
 
 
 def _shifted(start: int, side: int, *, holding: tuple[int, int], length: int) -> int:

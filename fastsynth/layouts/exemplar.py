@@ -38,6 +38,7 @@ class Exemplar:
 
     image: (h, w, C) uint8 or uint16. foreground: (h, w) bool. source: the mask's path, relative to the data root.
     part: where in the picture the two lie; None: they are the whole picture.
+    region: (h, w) bool, the object that the defect lies on; None: all of it.
     """
 
     image: np.ndarray
@@ -46,6 +47,12 @@ class Exemplar:
     defect: str
     source: str
     part: Place | None = None
+    region: np.ndarray | None = None
+
+    @property
+    def region_shown(self) -> np.ndarray:
+        """(h, w) bool."""
+        return np.ones_like(self.foreground) if self.region is None else self.region
 
     @property
     def place(self) -> Place:
@@ -66,6 +73,7 @@ class Exemplar:
             self,
             image=self.image[kept].copy(),
             foreground=self.foreground[kept].copy(),
+            region=None if self.region is None else self.region[kept].copy(),
             part=replace(place, left=place.left + left, top=place.top + top),
         )
 

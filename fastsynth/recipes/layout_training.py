@@ -22,6 +22,7 @@ from fastsynth.run import TRAINED_FROM, Run
 from fastsynth.types import ReferenceStyle
 from generators.batches import CropSource, Source
 from generators.crn_stages import train_crn
+from generators.encoding import HOLE_CLASSES
 from generators.layout_config import (
     CRNConfig,
     CRNPhotoConfig,
@@ -36,7 +37,6 @@ from generators.pix2pixhd_stages import Design, train_pix2pixhd
 from generators.render import LayoutRenderer, class_name
 from generators.stages import Stages
 
-BACKGROUND = "background"
 LOOP_KEYS = {"batch_size", "gradient_accumulation_steps", "ema_decay", "decay_share", "save_every", "sample_every"}
 DESIGN_KEYS = {"discriminator", "discriminator_width", "num_scales", "spectral_norm"}
 STYLE_KEYS = {"style", "style_channels", "encoder_width", "encoder_downsamples"}
@@ -75,6 +75,7 @@ def load(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> LayoutRenderer:
         context=settings.context,
         feather=settings.feather,
         references=partial(find_reference, run),
+        poses=run.poses,
     )
 
 
@@ -106,16 +107,18 @@ def crop_source(run: Run, settings: CRNConfig | Pix2PixHDConfig) -> CropSource:
     views = itertools.chain(drawn["defects"].views, drawn["normals"].views)
     total = drawn["defects"].total + drawn["normals"].total
     pairs = run.defect_pairs
-    names = (BACKGROUND, *(class_name(*pair) for pair in pairs))
+    names = (*HOLE_CLASSES, *(class_name(*pair) for pair in pairs))
     numbers = {name: number for number, name in enumerate(names)}
-    pictures, masks, classes = [], [], []
+    pictures, masks, objects, classes = [], [], [], []
     for view in tqdm(views, total=total, desc="crops", leave=False):
         pictures.append(np.rint((view.picture + 1) * 127.5).clip(0, 255).astype(np.uint8))
         masks.append(view.mask_image.astype(np.uint8))
+        objects.append(view.object_image.astype(np.uint8))
         classes.append(numbers.get(class_name(view.category, view.defect), 0))
     return CropSource(
         np.stack(pictures),
         np.stack(masks),
+        np.stack(objects),
         np.array(classes),
         class_names=names,
         normal_share=settings.training.normal_share,

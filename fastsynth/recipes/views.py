@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastsynth.diffusion.config import FASTConfig
-from fastsynth.diffusion.views import Poses, View, defect_views, normal_views
+from fastsynth.diffusion.views import View, defect_views, normal_views
 from fastsynth.run import Run
 from generators.layout_config import CRNConfig, Pix2PixHDConfig
 
@@ -24,14 +24,13 @@ class Drawn(NamedTuple):
 def training_views(run: Run, settings: FASTConfig | CRNConfig | Pix2PixHDConfig) -> dict[str, Drawn]:
     """Keys: defects; normals, under borrowed masks; held_out, validation defects, where the split has any."""
     exemplars, normals, training = run.exemplars("train"), run.training_normals, settings.training
-    poses = Poses(run.config.layouts.quarter_turns, flip=run.config.layouts.flip)
 
     def read_normal(index: int) -> tuple[np.ndarray, str]:
         return run.read(normals[index])[0], normals[index].category
 
     def crops(count: int, stream: int) -> dict[str, Any]:
         rng = np.random.default_rng((run.config.seed, stream))
-        return {"count": count, "size": settings.crop_size, "context": settings.context, "poses": poses, "rng": rng}
+        return {"count": count, "size": settings.crop_size, "context": settings.context, "poses": run.poses, "rng": rng}
 
     defects = defect_views(exemplars, **crops(training.defect_crops, 1))
     sound = normal_views(read_normal, len(normals), exemplars, **crops(training.normal_crops, 2))

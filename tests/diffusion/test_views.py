@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from fastsynth.diffusion.conditioning import NORMAL, DefectTokens
-from fastsynth.diffusion.views import ALL_POSES, EncodedViews, Poses, View, defect_views, encode_views, normal_views
+from fastsynth.diffusion.views import EncodedViews, View, defect_views, encode_views, normal_views
 from fastsynth.layouts.exemplar import Exemplar
+from fastsynth.layouts.poses import ALL_POSES, Poses
 
 SIZE = 32
 TOKENS = DefectTokens([["tile", "crack"], ["tile", "dent"]], num_tokens=2, cross_attention_dim=8)

@@ -76,12 +76,15 @@ def crops() -> CropSource:
     """Dark cracks and bright dents on grey grain, and two normal crops."""
     rng = np.random.default_rng(0)
     pictures, masks = rng.integers(110, 140, (10, 3, 32, 32)).astype(np.uint8), np.zeros((10, 1, 32, 32), np.uint8)
-    classes = np.array([1, 2] * 4 + [0, 0])
+    objects = np.ones_like(masks)
+    objects[3:5, :, 28:] = 0
+    classes = np.array([2, 3] * 4 + [0, 0])
     for picture, mask, label in zip(pictures, masks, classes, strict=True):
         top, left = rng.integers(4, 16, 2)
-        mask[:, top : top + 10, left : left + (3 if label == 1 else 10)] = 1
-        picture[:, mask[0] > 0] = (125, 20, 230)[label]
-    return CropSource(pictures, masks, classes, class_names=("background", "tile/crack", "tile/dent"), normal_share=0.2)
+        mask[:, top : top + 10, left : left + (3 if label == 2 else 10)] = 1
+        picture[:, mask[0] > 0] = (125, 125, 20, 230)[label]
+    names = ("background", "object", "tile/crack", "tile/dent")
+    return CropSource(pictures, masks, objects, classes, class_names=names, normal_share=0.2)
 
 
 @pytest.fixture(scope="session")

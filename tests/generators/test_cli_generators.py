@@ -48,7 +48,7 @@ class TestRun:
         answer = call("train", config, *chosen)
         assert answer.code == 0, answer.err
         model = LayoutModel.from_pretrained(tmp_path / "run" / "model")
-        assert (model.kind, model.class_names) == (kind, ("background", "tile/blob", "tile/crack"))
+        assert (model.kind, model.class_names) == (kind, ("background", "object", "tile/blob", "tile/crack"))
         answer = call("generate", config, *chosen)
         assert answer.code == 0, answer.err
         store = tmp_path / "run" / "synthetic"
@@ -88,7 +88,7 @@ class TestRun:
             for style, message in (
                 (f"{hidden}#1", "is not among the training defects of this run"),
                 (f"{known}#9", "has no instance 9; its 1 count from 1"),
-                ("centre:99", "centre 99 of class 1; the style bank has"),
+                ("centre:99", "centre 99 of class 2; the style bank has"),
             ):
                 refused = call("edit", part, "--set-style", f"1={style}", "--render", config, *chosen)
                 assert refused.code == 2

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from fastsynth.diffusion.views import ALL_POSES, defect_views
+from fastsynth.diffusion.views import defect_views
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank, _looked_at, instance_mask, moment_warp
 from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
+from fastsynth.layouts.poses import ALL_POSES
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.quality.gate import Case, Gate
 from fastsynth.quality.gate_config import GateConfig

@@ -56,7 +56,8 @@ settings = Pix2PixHDConfig.model_validate(dict(
                   learning_rate={rate}, discriminator_learning_rate={rate}, discriminator_width=4, num_scales=1,
                   sample_every=10),
 ))
-source = CropSource(pictures, masks, np.array([1, 2] * 3), class_names=("background", "a", "b"), normal_share=0.0)
+source = CropSource(pictures, masks, np.ones_like(masks), np.array([2, 3] * 3),
+                    class_names=("background", "object", "a", "b"), normal_share=0.0)
 model, _ = train_layout_model(settings, source, output=Path({output!r}), seed=0, made_from="", device="cpu",
                               log=lambda values: None)
 """
