@@ -13,13 +13,18 @@ from packaging.requirements import Requirement
 
 from fastsynth.bench_config import load_bench
 from fastsynth.config import dump_config, load_config, parse_config
+from fastsynth.diffusion.pretrain import AutoencoderConfig
+from fastsynth.diffusion.pretrain_base import BasePretrainConfig
+from fastsynth.diffusion.pretrain_decoder import DecoderConfig
 from fastsynth.run_config import RunConfig
+from generators.layout_config import PhotoConfig
 
 ROOT = Path(__file__).parents[1]
+RECIPES = {"autoencoder": AutoencoderConfig, "base_pretrain": BasePretrainConfig, "decoder": DecoderConfig}
 RUN_CONFIGS = sorted(
     path
     for path in (ROOT / "configs").glob("*.yaml")
-    if path.stem not in {"autoencoder", "base_pretrain", "decoder"} and not path.stem.startswith(("bench_", "facades_"))
+    if path.stem not in RECIPES and not path.stem.startswith(("bench_", "facades_"))
 )
 
 
@@ -91,6 +96,18 @@ def test_the_packages_import_without_torch():
 def test_every_shipped_config_is_valid(path):
     config = load_config(RunConfig, path)
     assert parse_config(RunConfig, yaml.safe_load(dump_config(config)), source=path.name) == config
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("facades_*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_photo_config_is_valid(path):
+    config = load_config(PhotoConfig, path)
+    assert parse_config(PhotoConfig, yaml.safe_load(dump_config(config)), source=path.name) == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_of_shipped_weights_is_valid(name):
+    config = load_config(RECIPES[name], ROOT / "configs" / f"{name}.yaml")
+    assert parse_config(RECIPES[name], yaml.safe_load(dump_config(config)), source=name) == config
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("bench_*.yaml")), ids=lambda path: path.stem)

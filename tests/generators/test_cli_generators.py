@@ -237,13 +237,23 @@ class TestImport:
         assert answer.code == 0, answer.err
         assert "3 classes" in answer.out
         model = LayoutModel.from_pretrained(tmp_path / "model")
-        labels = torch.arange(3).repeat_interleave(8)[:, None].expand(24, 16)
+        labels = torch.arange(3).repeat_interleave(32)[:, None].expand(96, 64)
         drawn = model.draw(labels, labels, seed=0)
         from generators.encoding import encode_layout
 
         with torch.no_grad():
             wanted = ours(encode_layout(labels[None], labels[None], num_classes=3))[0]
         torch.testing.assert_close(drawn, wanted, atol=1e-4, rtol=0)
+
+        grey = {str(number): 10 * number for number in range(3)}
+        data = {"photos": str(tmp_path), "classes": grey, "load_size": 64, "crop_size": 64}
+        values = {"output": str(tmp_path), "data": data, "renderer": {"kind": "pix2pixhd"}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+        atomic_write(tmp_path / "maps" / "a.png", encode_png(10 * labels.numpy().astype(np.uint8)))
+        options = ("--output", tmp_path / "drawn", "--looks", "1")
+        assert call("photo", "draw", tmp_path / "config.yaml", tmp_path / "maps", *options).code == 0
+        picture = read_image(tmp_path / "drawn" / "a-1.png")
+        np.testing.assert_allclose(picture, (wanted.permute(1, 2, 0).numpy() + 1) * 127.5, atol=1)
 
         again = call("import", "pix2pixhd", tmp_path / "latest_net_G.pth", "--output", tmp_path / "model")
         assert again.code == 2
