@@ -21,7 +21,7 @@ from fastsynth.offline import offline_classifier, offline_trunk
 
 KID_NAME = "KID, EfficientNet-Lite0 features"
 DIVERSITY_NAME = "diversity, EfficientNet-Lite0 distance"
-NEAREST_NAME = "distance to the nearest training defect, EfficientNet-Lite0"
+NEAREST_NAME = "distance to the nearest training defect inside the mask, in any pose, EfficientNet-Lite0"
 INCEPTION_NAME = "inception score, EfficientNet-Lite0 classes"
 
 # Pooled: 40 channels at stride 8 and 112 at stride 16. Of all sets of layers, averaged inside the mask, these two tell
@@ -119,6 +119,20 @@ def kid_of_halves(
 
 
 @torch.inference_mode()
+def _defect_embedding(crops: Crops) -> np.ndarray:
+    """(N, E) float32: unit features of every position, weighted by its share of the max-pooled mask."""
+    embedded = []
+    for images, masks in _batches(crops):
+        layers = []
+        for layer in _trunk(PERCEPTUAL_LAYERS)(images):
+            inside = adaptive_max_pool2d(masks.float(), layer.shape[-2:])
+            weight = inside / inside.sum(dim=(2, 3), keepdim=True)
+            layers.append((normalize(layer, dim=1) * weight.sqrt()).flatten(1))
+        embedded.append(torch.cat(layers, dim=1))
+    return torch.cat(embedded).numpy()
+
+
+@torch.inference_mode()
 def perceptual_embedding(crops: Crops) -> np.ndarray:
     """(N, E) float32 whose squared distances are perceptual ones: features of unit length at every position,
     averaged over positions, summed over layers (LPIPS, Zhang et al. 2018, without its learned weights).
@@ -162,12 +176,19 @@ def inception_score(probabilities: np.ndarray) -> float:
     return float(np.exp(divergence.mean()))
 
 
-def nearest_distance(fake: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """(N,) float32: perceptual distance of each synthetic defect to the nearest training defect; near 0 for copies.
+def nearest_distance(fake: Crops, known: Crops) -> np.ndarray:
+    """(N,) float32: distance of each synthetic defect to the most similar known one, in any of its eight poses.
 
-    fake: (N, E), real: (M, E), both from `perceptual_embedding`.
+    Perceptual as in `perceptual_embedding`, but of what lies inside the masks, which counts alike however small: a
+    copied defect on another surface is near, a defect of another shape or look is not. 0 for copies, at most the
+    number of layers times 2 (squared).
     """
-    return _distances(fake, real).min(axis=1)
+    embedded, turned = _defect_embedding(fake), []
+    for turns in range(4):
+        for axes in ((), (3,)):
+            posed = Crops(*(torch.flip(torch.rot90(tensor, turns, (2, 3)), axes) for tensor in known))
+            turned.append(_distances(embedded, _defect_embedding(posed)).min(axis=1))
+    return np.minimum.reduce(turned)
 
 
 def _defect_crop(

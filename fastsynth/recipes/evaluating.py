@@ -132,8 +132,7 @@ def _measure(
     for name, records in (("known", known_records), ("unseen", unseen_records)):
         if records:
             crops[name] = _crops(run.read(record) for record in records)
-    looks = {name: perceptual_embedding(found) for name, found in crops.items()}
-    nearest = nearest_distance(looks["made"], looks["known"])
+    nearest = nearest_distance(crops["made"], crops["known"])
     found: dict[str, Any] = {
         "samples": len(lines),
         "inception_score": inception_score(class_probabilities(crops["made"])),
@@ -142,14 +141,14 @@ def _measure(
         **_truth(truths),
     }
     if len(lines) > len(known_records):
-        found["diversity"] = diversity(looks["made"], looks["known"])
+        found["diversity"] = diversity(*(perceptual_embedding(crops[name]) for name in ("made", "known")))
     if len(unseen_records) >= FEWEST:
         features = {name: trunk_features(each) for name, each in crops.items()}
         for key, name in (("kid", "made"), ("kid_training", "known")):
             if len(features[name]) >= FEWEST:
                 rng = np.random.default_rng(run.config.seed)
                 found[key] = kid(features["unseen"], features[name], rng=rng)._asdict()
-        usual = nearest_distance(looks["unseen"], looks["known"])
+        usual = nearest_distance(crops["unseen"], crops["known"])
         found["copies"] = float((nearest < np.quantile(usual, COPY_QUANTILE)).mean())
     return found
 
