@@ -9,8 +9,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, get_context, parent_process
@@ -66,8 +66,9 @@ def work_side_by_side(pieces: Sequence[Piece], *, processes: int, threads: int, 
     ]
     with gentle_stop() as stop:
         try:
-            for worker in workers:
-                worker.start()
+            with _without_main():
+                for worker in workers:
+                    worker.start()
             told = False
             while alive := [worker for worker in workers if worker.is_alive()]:
                 connection.wait([worker.sentinel for worker in alive], timeout=LOOK_SECONDS)
@@ -91,6 +92,21 @@ def work_side_by_side(pieces: Sequence[Piece], *, processes: int, threads: int, 
                 f"one of {len(workers)} processes was ended (exit code {worker.exitcode}), of too little memory as a "
                 "rule; OMP_NUM_THREADS=1 works on one piece at a time, and the same command continues"
             )
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """New processes would import the program's main module: a script without `if __name__ == "__main__"` would run
+    once more in each of them. The pieces do not need it."""
+    main = sys.modules["__main__"]
+    hidden = [(name, getattr(main, name)) for name in ("__spec__", "__file__") if hasattr(main, name)]
+    for name, _ in hidden:
+        setattr(main, name, None)
+    try:
+        yield
+    finally:
+        for name, value in hidden:
+            setattr(main, name, value)
 
 
 def _work(pieces: list[Piece], threads: int, shared: _Shared, formatwarning: Any) -> None:

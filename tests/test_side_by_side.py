@@ -93,14 +93,12 @@ from functools import partial
 from pathlib import Path
 from fastsynth.side_by_side import work_side_by_side
 from test_side_by_side import step_until_told
-if __name__ == "__main__":
-    files = [Path({str(tmp_path)!r}) / name for name in "ab"]
-    try:
-        pieces = [partial(step_until_told, file) for file in files]
-        work_side_by_side(pieces, processes=2, threads=1, progress=print)
-    except KeyboardInterrupt:
-        sys.exit(130)
-"""
+files = [Path({str(tmp_path)!r}) / name for name in "ab"]
+try:
+    work_side_by_side([partial(step_until_told, file) for file in files], processes=2, threads=1, progress=print)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""  # as people write scripts: nothing keeps it from running again in every process that imports it
     main = tmp_path / "main.py"
     main.write_text(script)
     parent = subprocess.Popen([sys.executable, main], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
