@@ -35,7 +35,7 @@ from fastsynth.cli_options import (
 from fastsynth.cli_segment import segment_app
 from fastsynth.cli_tables import bench, evaluate
 from fastsynth.data.manifest import MANIFEST, Shard, shard_files
-from fastsynth.errors import CheckFailedError, shorten_words
+from fastsynth.errors import CheckFailedError, one_line_warning, shorten_words
 from fastsynth.processes import process_index
 from fastsynth.stopping import interrupt_on_sigterm
 
@@ -320,7 +320,7 @@ def preset(name: str) -> Path:
 
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr, never a traceback."""
-    warnings.formatwarning = lambda message, *_, **__: f"fastsynth: {message}\n"
+    warnings.formatwarning = one_line_warning
     interrupt_on_sigterm()
     if process_index() > 0:  # one of several launched processes tells the results
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -16,6 +16,11 @@ class CheckFailedError(ValueError):
     """Everything ran, and a check says no: the data have problems, or a store breaks its contract."""
 
 
+def one_line_warning(message: Warning | str, *_: object, **__: object) -> str:
+    """For `warnings.formatwarning`: without the place in the program, which tells the user nothing."""
+    return f"fastsynth: {message}\n"
+
+
 def shown(value: object) -> str:
     """`repr(value)` for a message: on one line; what is long, deep or of many parts is cut."""
     return shortened(_BRIEF.repr(value), SHOWN)

@@ -17,12 +17,12 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 from os import _exit
-from typing import Any
 
 import cv2
 import torch
 
 from fastsynth.environment import memory_bytes
+from fastsynth.errors import one_line_warning
 from fastsynth.stopping import gentle_stop, interrupt_on_sigterm
 
 Report = Callable[[int], None]
@@ -61,8 +61,7 @@ def work_side_by_side(pieces: Sequence[Piece], *, processes: int, threads: int, 
     """
     shared = _Shared(_SPAWN.Value("q", 0), _SPAWN.Array("q", max(len(pieces), 1)), _SPAWN.SimpleQueue())
     workers = [
-        _SPAWN.Process(target=_work, args=(list(pieces), threads, shared, warnings.formatwarning))
-        for _ in range(min(processes, len(pieces)))
+        _SPAWN.Process(target=_work, args=(list(pieces), threads, shared)) for _ in range(min(processes, len(pieces)))
     ]
     with gentle_stop() as stop:
         try:
@@ -109,12 +108,12 @@ def _without_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _work(pieces: list[Piece], threads: int, shared: _Shared, formatwarning: Any) -> None:
+def _work(pieces: list[Piece], threads: int, shared: _Shared) -> None:
     """One process: takes the next piece until there is none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells everybody; the parent passes it on as SIGTERM
     interrupt_on_sigterm()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.formatwarning = formatwarning
+    warnings.formatwarning = one_line_warning
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     try:
