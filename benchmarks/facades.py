@@ -42,7 +42,7 @@ def measured(config: PhotoConfig) -> dict[str, Any]:
         stage: {
             key: round(statistics.mean(line[key] for line in lines[-LAST:]), 4)
             for key in lines[-1]
-            if key != "step" and isinstance(lines[-1][key], int | float)
+            if key not in ("step", "learning_rate") and isinstance(lines[-1][key], int | float)
         }
         for stage, lines in stages.items()
     }

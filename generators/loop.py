@@ -106,7 +106,8 @@ def fit(
 
     The first player ends up with the averaged weights. Asked to stop, it finishes the step, saves it and raises
     KeyboardInterrupt. Several processes share each batch. shrink: how much smaller than the source the pictures are.
-    log: gets step and losses every few steps. show: draws a sheet, with averaged weights in place.
+    log: gets step, the first player's learning rate and losses every few steps. show: draws a sheet, with averaged
+    weights in place.
     """
     accelerator = _accelerator(task, settings)
     optimizers = _prepare(accelerator, task)
@@ -134,7 +135,7 @@ def fit(
             if progress.step % LOG_EVERY == 0 or last:
                 numbers = task.numbers()
                 bar.set_postfix({key: f"{value:.3f}" for key, value in numbers.items() if isinstance(value, float)})
-                log({"step": progress.step, **numbers})
+                log({"step": progress.step, "learning_rate": optimizers[0].param_groups[0]["lr"], **numbers})
             if not hidden and (progress.step % settings.sample_every == 0 or last):
                 with averaged(list(drawer.parameters()), ema), torch.no_grad():
                     show(progress.step, task)

@@ -204,11 +204,21 @@ class TestStyles:
 
 
 class TestLayoutModel:
-    @pytest.mark.parametrize("size", [(32, 32), (33, 45), (20, 70)])
-    def test_any_size_is_drawn(self, size, fit_crn, pairs, tmp_path):
-        model = fit_crn(pairs, tmp_path, steps=(1,))
-        labels = torch.zeros(size, dtype=torch.int64)
-        assert model.draw(labels, labels, seed=0).shape == (3, *size)
+    def test_any_size_is_drawn(self, fit_crn, fit_pix2pixhd, pairs, tmp_path):
+        for name, fit in (("crn", fit_crn), ("gan", fit_pix2pixhd)):
+            model = fit(pairs, tmp_path / name, steps=(1,))
+            for size in ((32, 32), (33, 45), (20, 70)):
+                labels = torch.zeros(size, dtype=torch.int64)
+                assert model.draw(labels, labels, seed=0).shape == (3, *size)
+
+    def test_noise_gives_every_instance_a_look_by_the_seed(self, fit_pix2pixhd, pairs, tmp_path):
+        model = fit_pix2pixhd(pairs, tmp_path, steps=(4,), style="noise")
+        labels = torch.zeros((32, 32), dtype=torch.int64)
+        labels[8:20, 8:20] = 1
+        one, again, other = (model.draw(labels, labels, seed=seed) for seed in (0, 0, 1))
+        assert torch.equal(one, again)
+        for region in (labels == 0, labels == 1):
+            assert not torch.equal(one[:, region], other[:, region])
 
     def test_drawing_keeps_no_graph(self, fit_crn, fit_pix2pixhd, pairs, tmp_path):
         labels = torch.zeros((32, 32), dtype=torch.int64)

@@ -149,7 +149,10 @@ class TestPix2PixHD:
     def test_the_global_generator_rests_while_frozen_and_moves_after(
         self, fit_pix2pixhd, pairs, tmp_path, freeze_steps
     ):
-        fit_pix2pixhd(pairs, tmp_path, steps=(2, 6), freeze_steps=freeze_steps)
+        logged = []
+        fit_pix2pixhd(pairs, tmp_path, steps=(2, 6), freeze_steps=freeze_steps, decay_share=0.5, log=logged.append)
+        full = logged[0]["learning_rate"] / decay_factor(1, steps=2, decay_share=0.5)
+        assert logged[-1]["learning_rate"] == pytest.approx(full * decay_factor(5, steps=6, decay_share=0.5))
         small, large = (Pix2PixHDGenerator.from_pretrained(tmp_path / f"stage-{i}" / "generator") for i in (1, 2))
         before, after = small.global_generator.state_dict(), large.global_generator.state_dict()
         moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
