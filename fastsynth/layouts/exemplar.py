@@ -202,12 +202,24 @@ def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -
     defect = like_channels(defect, background.shape[2])
     around = ring(foreground, width=4)
     if around.any():
-        wanted, found = np.median(background[around], axis=0), np.median(defect[around], axis=0)
+        wanted, found = surface_tone(background[around]), surface_tone(defect[around])
         # -1 is black; the limits keep noise in near-black surroundings from blowing up
         gain = np.clip((wanted.mean() + 1) / max(found.mean() + 1, 1e-3), 0.5, 2.0)
         defect = wanted + gain * (defect - found)
     weight = feather_weight(foreground, 2.0)[..., None]
     return np.clip(background + weight * (defect - background), -1, 1).astype(np.float32)
+
+
+def surface_tone(pixels: np.ndarray) -> np.ndarray:
+    """(C,): the median of pixels (N, C) in [-1, 1] that show surface.
+
+    What is less than half as bright as their brighter quarter is the frame around it, a shadow or a gap. Taken for
+    surface, it would make a defect from the rim of a part glow on another part.
+    """
+    brightness = pixels.mean(axis=1) + 1
+    lit = brightness >= np.quantile(brightness, 0.75) / 2
+    tone: np.ndarray = np.median(pixels[lit], axis=0)
+    return tone
 
 
 def like_channels(image: np.ndarray, channels: int) -> np.ndarray:

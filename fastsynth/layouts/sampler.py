@@ -40,7 +40,8 @@ class LayoutConfig(Config):
     """How layouts are drawn."""
 
     procedural_share: Share = 0.2
-    """Probability that a shape is procedural rather than drawn from a real mask."""
+    """Probability that a shape is procedural rather than drawn from a real mask; none is where the frame cut the real
+    one off."""
     procedural_kinds: dict[str, Annotated[tuple[Kind, ...], Field(min_length=1)]] | None = None
     """Kinds of procedural shapes by defect type; a type that is not named gets kinds like its real masks."""
     scale_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.7, 1.3)
@@ -227,7 +228,8 @@ class LayoutSampler:
             return self._unseen_candidate(defect, size, shrink, rng)
         part = parts[int(rng.choice(len(parts), p=self._weights[defect]))]
         stays = rng.random() < self.source_position_share
-        if rng.random() < self.procedural_share:
+        # a shape that the frame cut off is known in part only: one made up in its likeness would be no defect's
+        if rng.random() < self.procedural_share and not part.sides:
             scale = shrink * np.exp(rng.uniform(*np.log(self.scale_range)))
             height, width = np.maximum(1, np.rint(scale * np.array(part.foreground.shape))).astype(int)
             kind = self._kind(defect, kind_of(part), rng)

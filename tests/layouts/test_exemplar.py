@@ -1,5 +1,7 @@
 """Laws of the exemplars: pasted back home nothing changes, elsewhere the tone follows, borrowed shapes line up."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -88,6 +90,20 @@ class TestElsewhere:
         pixels = (pasted + 1) * 127.5
         # the real dent reflects 40 of 100: so does this one
         assert pixels[deep].mean() == pytest.approx(0.4 * (100 + lift), abs=2.5)
+
+    def test_a_defect_from_a_dark_rim_does_not_glow_on_a_surface(self):
+        """Most of what surrounds it is the black frame beside the part; the surface reflects 100, the dent 40."""
+        own = defect()
+        part = own.image.copy()
+        x0, _, x1, _ = tight_box(own.foreground)
+        rim = np.zeros_like(own.foreground)
+        rim[:, : x0 + round(0.7 * (x1 - x0))] = True
+        part[rim & ~own.foreground] = 3
+        instance = instance_of(own.foreground, left=80, top=90, warp_to=SOURCE)
+        bank = ExemplarBank([replace(own, image=part)])
+        pasted, crop = paste_into(np.full((200, 220, 3), 150, np.uint8), instance, bank)
+        deep = cv2.erode(instance_mask(instance, crop).astype(np.uint8), np.ones((7, 7))) > 0
+        assert ((pasted + 1) * 127.5)[deep].mean() == pytest.approx(0.4 * 150, abs=5)
 
     def test_a_drawn_crack_is_dark_all_along_though_the_real_one_bends_elsewhere(self):
         foreground = np.zeros((90, 120), bool)

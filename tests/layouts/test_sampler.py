@@ -152,6 +152,13 @@ def test_procedural_share_is_the_share_of_procedural_shapes():
     assert sum(layout.instances[0].warp is None for layout in drawn) / 120 == pytest.approx(0.3, abs=0.1)
 
 
+def test_what_the_frame_cut_off_is_never_made_up():
+    drawing = sampler(procedural_share=1.0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        assert drawing.draw(BACKGROUND, "a", "b", "break", rng).instances[0].shape_source == "gt/break/1_mask.png"
+
+
 def test_a_shape_too_large_for_the_image_shrinks_until_it_fits():
     small = np.full((24, 30, 3), 128, np.uint8)
     layout = sampler(procedural_share=0.0).draw(small, "a", "b", "dent", np.random.default_rng(1))
