@@ -68,10 +68,11 @@ def work_side_by_side(pieces: Sequence[Piece], *, processes: int, threads: int, 
             with _without_main():
                 for worker in workers:
                     worker.start()
-            told = False
+            told, errors = False, []
             while alive := [worker for worker in workers if worker.is_alive()]:
                 connection.wait([worker.sentinel for worker in alive], timeout=LOOK_SECONDS)
                 progress(sum(shared.done[:]))
+                errors += _drained(shared.errors)  # a full pipe would hold up whoever reports
                 if not told and (stop.requested or any(worker.exitcode for worker in workers)):
                     told = True
                     for worker in alive:
@@ -81,8 +82,8 @@ def work_side_by_side(pieces: Sequence[Piece], *, processes: int, threads: int, 
                 with suppress(AttributeError):  # it has not begun
                     worker.kill()
             raise
-    if not shared.errors.empty():
-        raise shared.errors.get()
+    if errors := [*errors, *_drained(shared.errors)]:
+        raise errors[0]
     if stop.requested:
         raise KeyboardInterrupt
     for worker in workers:
@@ -91,6 +92,13 @@ def work_side_by_side(pieces: Sequence[Piece], *, processes: int, threads: int, 
                 f"one of {len(workers)} processes was ended (exit code {worker.exitcode}), of too little memory as a "
                 "rule; OMP_NUM_THREADS=1 works on one piece at a time, and the same command continues"
             )
+
+
+def _drained(queue: "SimpleQueue[BaseException]") -> list[BaseException]:
+    found = []
+    while not queue.empty():
+        found.append(queue.get())
+    return found
 
 
 @contextmanager

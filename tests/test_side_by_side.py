@@ -24,6 +24,10 @@ def refuse(report) -> None:
     raise ValueError("mask is (4, 4), its image is (8, 8)")
 
 
+def refuse_at_length(report) -> None:
+    raise ValueError("long " * 100_000)
+
+
 def die(report) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -75,6 +79,11 @@ def test_an_error_is_raised_here_and_the_other_process_saves_its_step(tmp_path):
     assert str(caught.value) == "mask is (4, 4), its image is (8, 8)"
     assert "refuse" in caught.value.__notes__[0]  # where it happened
     assert not file.exists() or file.read_text() == "saved"
+
+
+def test_an_error_longer_than_a_pipe_comes_home():
+    with pytest.raises(ValueError, match=r"^long long"):
+        work([refuse_at_length], processes=1)
 
 
 def test_a_killed_process_is_an_error_that_says_what_to_do(tmp_path):
