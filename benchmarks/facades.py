@@ -34,18 +34,7 @@ COLUMNS = 8
 
 def measured(config: PhotoConfig) -> dict[str, Any]:
     """What the training cost, the losses at the end of its stages, and the figures on held-out layouts."""
-    logged = [json.loads(line) for line in (config.output / "log.jsonl").read_text().splitlines()]
-    stages: dict[str, list[dict[str, float]]] = {}
-    for line in logged:
-        stages.setdefault(str(line.pop("stage")), []).append(line)
-    losses = {
-        stage: {
-            key: round(statistics.mean(line[key] for line in lines[-LAST:]), 4)
-            for key in lines[-1]
-            if key not in ("step", "learning_rate") and isinstance(lines[-1][key], int | float)
-        }
-        for stage, lines in stages.items()
-    }
+    losses = last_losses((config.output / "log.jsonl").read_text().splitlines())
     training = config.renderer.training
     trained = read_json(config.output / "model" / TRAINED)
     return {
@@ -54,6 +43,21 @@ def measured(config: PhotoConfig) -> dict[str, Any]:
         "minutes": trained["minutes"],
         "losses": losses,
         **evaluate_photos(config),
+    }
+
+
+def last_losses(log: list[str]) -> dict[str, dict[str, float]]:
+    """Stage → loss → mean over the last logged steps, from the lines of log.jsonl."""
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for line in map(json.loads, log):
+        stages.setdefault(line.pop("part"), []).append(line)
+    return {
+        stage: {
+            key: round(statistics.mean(line[key] for line in lines[-LAST:]), 4)
+            for key in lines[-1]
+            if key not in ("step", "learning_rate") and isinstance(lines[-1][key], int | float)
+        }
+        for stage, lines in stages.items()
     }
 
 

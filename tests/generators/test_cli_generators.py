@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from facades import last_losses
 
 from fastsynth.data.manifest import read_manifest
 from fastsynth.files import atomic_write
@@ -120,6 +121,9 @@ class TestPhoto:
         assert (model.kind, model.class_names, model.fills_holes) == (kind, ("wall", "door", "window"), False)
         sheet = (tmp_path / "photos" / "sheet.png").read_bytes()
         log = (tmp_path / "photos" / "log.jsonl").read_text()
+        losses = last_losses(log.splitlines())  # what the benchmark of the facades reads
+        assert all("l1" in of_stage for of_stage in losses.values())
+        assert len(losses) == len(TRAINING["stage_steps"])
         assert call("photo", "train", config).out == answer.out
         assert (tmp_path / "photos" / "sheet.png").read_bytes() == sheet
         assert (tmp_path / "photos" / "log.jsonl").read_text() == log
