@@ -101,7 +101,7 @@ def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
     measured = sha256_file(run.store_folder / MANIFEST)
     found = {"types": types, "mean": _mean(types), "names": NAMES, MEASURED: measured}
     write_json(run.folder / QUALITY_FILE, found)
-    run.log({"quality": _mean(types)})
+    run.log({"stage": "evaluate", "quality": _mean(types)})
     return found
 
 

@@ -114,7 +114,7 @@ def test_the_command_prints_the_means_that_the_file_holds(copied_run, cli):
     for name in ("nearest", "visible", "inception_score"):
         assert stored["mean"][name] == pytest.approx(np.mean([v[name] for v in stored["types"].values()]))
     logged = [json.loads(line) for line in (copied_run.folder / "log.jsonl").read_text().splitlines()]
-    assert {"quality": stored["mean"]} in logged
+    assert {"stage": "evaluate", "quality": stored["mean"]} in logged
 
 
 def test_the_inception_score_counts_equally_common_certain_classes():
