@@ -39,6 +39,27 @@ def test_the_tables_answer_as_a_scan_does(seed, count, limit):
         assert index.near(query).tolist() == scan(marks, query, limit=limit)
 
 
+def test_a_neighbour_whose_bits_differ_evenly_is_found():
+    """The worst case of any number of bands: every band differs, none by fewer bits than it has to."""
+    rng, limit = np.random.default_rng(0), 40
+    marks = [random_mark(rng) for _ in range(4 * MIN_INDEXED)]
+    index = Fingerprints(max_bits=limit)
+    for number, mark in enumerate(marks):
+        index.add(number, mark)
+    assert index._tables is not None
+    assert index._tables.probes < index._tables.count  # the tables are asked
+    for bands in range(1, 65):
+        edges = np.linspace(0, BITS, bands + 1).round().astype(int)
+        for number in range(4):
+            query = marks[number]
+            for band in range(bands):
+                differing = limit // bands + (band < limit % bands)
+                for place in rng.permutation(np.arange(edges[band], edges[band + 1]))[:differing]:
+                    query ^= 1 << (BITS - 1 - int(place))
+            assert (query ^ marks[number]).bit_count() == limit
+            assert number in index.near(query)
+
+
 def test_crowded_bands_are_searched_too():
     """Fingerprints that agree in most bands: every table has the same few long entries."""
     rng = np.random.default_rng(0)
