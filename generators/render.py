@@ -37,8 +37,7 @@ class LayoutRenderer:
     references: finds the pictures that styles refer to. poses: in which the model has seen defects.
 
     A seed chooses among the model's looks, and in which pose the crop is drawn: each gives another picture. A bank
-    centre or a reference changes the look
-    alone, where the model has a style encoder; one without knows seeds only.
+    centre or a reference changes the look alone, where the model has a style encoder; one without knows seeds only.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -90,7 +90,7 @@ def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[Traini
     ]
 
 
-def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Callable[[int], None] | None = None) -> Arm:
+def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None = None) -> Arm:
     """Train and score one segmenter, or return what is finished.
 
     Checkpoint and threshold are chosen on the validation part; where the data are too few to have one, on the
