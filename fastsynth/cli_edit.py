@@ -7,16 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from fastsynth.cli_options import AsJson, Device, Overrides, open_run, print_result
+from fastsynth.cli_options import (
+    AsJson,
+    Device,
+    Overrides,
+    is_of_photos,
+    open_run,
+    print_result,
+    read_photo_config,
+)
 
 if TYPE_CHECKING:
     from fastsynth.layouts.editing_history import Edit, History
     from fastsynth.recipes.editing import LayoutFile
+    from fastsynth.types import Renderer
 
 Mode = Literal["edit", "full", "paired"]
 Clip = Literal["image", "object"]
 FromStore = Annotated[
     tuple[Path, int] | None, typer.Option(metavar="CONFIG ID", help="Make the file first, from a stored sample.")
+]
+FromPhoto = Annotated[
+    tuple[Path, str] | None,
+    typer.Option(metavar="CONFIG NAME", help="Make the file first, from a photo and its layout, by the photo's name."),
 ]
 Styles = Annotated[
     list[str], typer.Option(metavar="ID=STYLE", help="seed:N, centre:K, IMAGE#INSTANCE (as that one looks), or none.")
@@ -45,8 +58,9 @@ def edit(
     mask: Annotated[Path | None, typer.Option(help="With --from-image: where its defects are.")] = None,
     defect: Annotated[str | None, typer.Option(help="With --mask: what they are.")] = None,
     clean: Annotated[Path | None, typer.Option(help="With --mask: the picture without them.")] = None,
-    layout_seed: Annotated[int, typer.Option(min=0, help="With --from-image: seed of the looks.")] = 0,
+    layout_seed: Annotated[int, typer.Option(min=0, help="With --from-image or --from-photo: seed of the looks.")] = 0,
     from_store: FromStore = None,
+    from_photo: FromPhoto = None,
     add: Annotated[list[str], typer.Option(metavar="DEFECT=MASK.png[@X,Y]", help="New instance on top.")] = [],  # noqa: B006
     remove: Annotated[list[int], typer.Option(metavar="ID", help="Take an instance away.")] = [],  # noqa: B006
     move: Annotated[list[str], typer.Option(metavar="ID=DX,DY", help="Shift by pixels.")] = [],  # noqa: B006
@@ -66,7 +80,7 @@ def edit(
     undo: Annotated[list[int], typer.Option(metavar="N", help="Take the last N edits back.")] = [],  # noqa: B006
     redo: Annotated[list[int], typer.Option(metavar="N", help="Make N undone edits again.")] = [],  # noqa: B006
     clip: Annotated[Clip | None, typer.Option(help="Cut shapes off there instead of refusing.")] = None,
-    render: Annotated[Path | None, typer.Option(metavar="CONFIG", help="Render with the renderer of this run.")] = None,
+    render: Annotated[Path | None, typer.Option(metavar="CONFIG", help="Render by what this one trained.")] = None,
     overrides: Overrides = [],  # noqa: B006
     device: Device = None,
     mode: Annotated[Mode, typer.Option(help="Keep what did not change, draw all, or draw both.")] = "edit",
@@ -82,7 +96,13 @@ def edit(
     from fastsynth.recipes.editing import save_layout
 
     about = {"category": category, "mask": mask, "defect": defect, "clean": clean}
-    opened = _opened(layout, from_image, about, from_store, seed=layout_seed, overrides=overrides)
+    sources = {"--from-image": from_image, "--from-store": from_store, "--from-photo": from_photo}
+    if len(given := [name for name, value in sources.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(given)} together; a layout starts from one of them")
+    if from_photo is not None:
+        opened = _from_photo(layout, *from_photo, seed=layout_seed, overrides=overrides)
+    else:
+        opened = _opened(layout, from_image, about, from_store, seed=layout_seed, overrides=overrides)
     history = opened.history
     for name, text in _in_order(ctx):
         history = _edited(history, name, text, clip)
@@ -91,8 +111,8 @@ def edit(
     if render is not None:
         from fastsynth.recipes.editing_renders import render_layout
 
-        opened_run = open_run(render, overrides, None, device)
-        files = render_layout(opened_run, opened, output=output, mode=mode, looks=looks, sheet=sheet)
+        renderer = _load_renderer(render, opened, overrides, device)
+        files = render_layout(renderer, opened, output=output, mode=mode, looks=looks, sheet=sheet)
     described = opened.describe()
     print_result({**described, "files": [str(path) for path in files]}, _text(described, files), as_json)
 
@@ -109,8 +129,6 @@ def _opened(
     """The layout file, made first if the options say from what. Raises ValueError when they do not go together."""
     from fastsynth.recipes.editing import layout_from_image, open_layout
 
-    if from_store is not None and from_image is not None:
-        raise ValueError("--from-image and --from-store together; a layout starts from one of them")
     if from_image is None and any(value is not None for value in about_image.values()):
         raise ValueError("--category, --mask, --defect and --clean say more about --from-image; give that too")
     if from_store is not None:
@@ -123,6 +141,23 @@ def _opened(
     if about_image["category"] is None:
         raise ValueError("--from-image without --category; name the category, as the renderer knows it")
     return layout_from_image(layout, from_image, seed=seed, **about_image)
+
+
+def _from_photo(layout: Path, config: Path, name: str, *, seed: int, overrides: list[str]) -> "LayoutFile":
+    from fastsynth.recipes.photo_editing import layout_from_photo
+
+    return layout_from_photo(layout, read_photo_config(config, overrides), name, seed=seed)
+
+
+def _load_renderer(config: Path, file: "LayoutFile", overrides: list[str], device: str | None) -> "Renderer":
+    """What the configuration's training has made: a run's renderer, or one of whole pictures."""
+    if is_of_photos(config):
+        from fastsynth.recipes.photo_editing import load_photo_renderer
+
+        return load_photo_renderer(read_photo_config(config, overrides, device=device))
+    from fastsynth.recipes.editing_renders import load_run_renderer
+
+    return load_run_renderer(open_run(config, overrides, None, device), file)
 
 
 def _in_order(ctx: typer.Context) -> Iterator[tuple[str, str]]:

@@ -1,14 +1,11 @@
 """The verbs of the layout renderers: general layout-to-photo training and measuring, and foreign checkpoints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fastsynth.cli_options import AsJson, ConfigPath, Device, Overrides, Seed, print_result
-
-if TYPE_CHECKING:
-    from generators.layout_config import PhotoConfig
+from fastsynth.cli_options import AsJson, ConfigPath, Device, Overrides, Seed, print_result, read_photo_config
 
 photo_app = typer.Typer(no_args_is_help=True, help="Renderers of whole pictures, from layouts to photos.")
 import_app = typer.Typer(no_args_is_help=True, help="Take trained networks of other programs.")
@@ -22,7 +19,7 @@ def photo_train(
     device: Device = None,
 ) -> None:
     """Train CRN or pix2pixHD on folders of photos and layouts; continues from the last checkpoint."""
-    settings = _read(config, overrides, seed=seed, device=device)
+    settings = read_photo_config(config, overrides, seed=seed, device=device)
     from fastsynth.recipes.photos import train_photos
 
     typer.echo(train_photos(settings))
@@ -42,7 +39,7 @@ def photo_draw(
     device: Device = None,
 ) -> None:
     """Draw pictures of layouts with what `photo train` has trained."""
-    settings = _read(config, overrides, seed=seed, device=device)
+    settings = read_photo_config(config, overrides, seed=seed, device=device)
     from fastsynth.recipes.photos import draw_photos
 
     written = draw_photos(settings, layouts, output, looks=looks, instances=instances)
@@ -57,7 +54,7 @@ def photo_evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Distance of its pictures of held-out layouts to the photos, beside a baseline, and how far style edits leak."""
-    settings = _read(config, overrides, device=device)
+    settings = read_photo_config(config, overrides, device=device)
     from fastsynth.recipes.photo_judging import evaluate_photos
 
     found = evaluate_photos(settings)
@@ -81,11 +78,3 @@ def import_pix2pixhd(
     model = import_pix2pixhd(generator, encoder, output, edges=edges, style_channels=channels)
     parameters = sum(each.numel() for each in model.generator.parameters())
     typer.echo(f"{output}: {len(model.class_names)} classes, {parameters:,} parameters")
-
-
-def _read(path: Path, overrides: list[str], **shorthands: int | str | None) -> "PhotoConfig":
-    from fastsynth.config import load_config
-    from generators.layout_config import PhotoConfig
-
-    given = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-    return load_config(PhotoConfig, path, [*overrides, *given])

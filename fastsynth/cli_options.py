@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fastsynth.data.split import Split
     from fastsynth.run import Run
     from fastsynth.run_config import RunConfig
+    from generators.layout_config import PhotoConfig
 
 CHECK_FAILED = 3
 """Exit code of a verb that ran and whose check says no."""
@@ -28,6 +29,23 @@ def read_config(path: Path, overrides: list[str]) -> "RunConfig":
     from fastsynth.run_config import RunConfig
 
     return load_config(RunConfig, path, overrides)
+
+
+def read_photo_config(path: Path, overrides: list[str], **shorthands: int | str | None) -> "PhotoConfig":
+    from fastsynth.config import load_config
+    from generators.layout_config import PhotoConfig
+
+    given = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    return load_config(PhotoConfig, path, [*overrides, *given])
+
+
+def is_of_photos(path: Path) -> bool:
+    """Whether a file configures a renderer of whole pictures, as `photo train` reads it, rather than a run."""
+    from fastsynth.config import read_yaml
+
+    values = read_yaml(path)
+    data = values.get("data") if isinstance(values, dict) else None
+    return isinstance(data, dict) and "photos" in data
 
 
 def open_run(path: Path, overrides: list[str], seed: int | None, device: str | None) -> "Run":

@@ -13,18 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from generators.encoding import FIRST_DEFECT, surroundings
+from generators.surface import surface_detail, surface_gain, times
 
 
 class Batch(NamedTuple):
-    """labels, instances: (B, H, W) int64. image: (B, 3, H, W) float in [-1, 1].
+    """labels, instances: (B, H, W) int64. image: (B, 3, H, W) float in [-1, 1], with a hole at `surface.LEVEL`.
 
     hole: (B, 1, H, W), 1 where the renderer draws into the picture; None when it draws all of it.
+    detail: (B, 3, H, W) of `surface.surface_detail`, of a sound surface under what is drawn into the hole.
     """
 
     labels: Tensor
     instances: Tensor
     image: Tensor
     hole: Tensor | None = None
+    detail: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         return self._replace(**{k: v.to(device) for k, v in self._asdict().items() if v is not None})
@@ -46,13 +49,16 @@ class Batch(NamedTuple):
         return (self.labels >= FIRST_DEFECT)[:, None].to(self.image)
 
     def composite(self, render: Tensor) -> Tensor:
-        """`render` in the hole, the picture around it. render: (B, 3, H, W), or (B, k, 3, H, W) of k outputs."""
-        if self.hole is None:
+        """`render` in the hole, over the detail of a surface; the picture around it.
+
+        render: (B, 3, H, W), or (B, k, 3, H, W) of k outputs.
+        """
+        if self.hole is None or self.detail is None:
             return render
-        hole, image = self.hole, self.image
+        hole, image, detail = self.hole, self.image, self.detail
         if render.ndim == 5:
-            hole, image = hole[:, None], image[:, None]
-        return hole * render + (1 - hole) * image
+            hole, image, detail = hole[:, None], image[:, None], detail[:, None]
+        return hole * times(render, detail) + (1 - hole) * image
 
 
 class Source(Protocol):
@@ -101,9 +107,8 @@ class CropSource:
 
     def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
         normal = rng.random(count) < self.normal_share
-        return self._batch(
-            np.array([rng.choice(self.normals if is_normal else self.defects) for is_normal in normal]), shrink
-        )
+        picks = np.array([rng.choice(self.normals if is_normal else self.defects) for is_normal in normal])
+        return self._batch(picks, shrink, surfaces=rng.integers(max(len(self.normals), 1), size=count))
 
     def samples(self, count: int, *, shrink: int) -> Batch:
         """Defects, evenly over the classes (they are trained on: a few training defects can spare none)."""
@@ -114,14 +119,26 @@ class CropSource:
         for start in range(0, len(self.defects), batch_size):
             yield self._batch(self.defects[start : start + batch_size], shrink)
 
-    def _batch(self, picks: np.ndarray, shrink: int) -> Batch:
-        image = torch.from_numpy(self.pictures[picks]).float() / 127.5 - 1
+    def _batch(self, picks: np.ndarray, shrink: int, *, surfaces: np.ndarray | None = None) -> Batch:
+        """surfaces: which normals lend their detail; None: the first ones in turn."""
+        image = self._pictures(picks, shrink)
         # the largest value of each cell, so that hair-thin defects survive
         hole = F.max_pool2d(torch.from_numpy(self.masks[picks]).float(), shrink)
         objects = F.max_pool2d(torch.from_numpy(self.objects[picks]).float(), shrink)[:, 0].long()
         classes = torch.from_numpy(self.classes[picks])[:, None, None]
         labels = torch.where((hole[:, 0] > 0) & (classes > 0), classes, objects)
-        return Batch(labels, components(hole[:, 0].long()), F.avg_pool2d(image, shrink), hole)
+        image = times(image, surface_gain(image, hole))
+        return Batch(labels, components(hole[:, 0].long()), image, hole, self._detail(picks, surfaces, hole, shrink))
+
+    def _detail(self, picks: np.ndarray, surfaces: np.ndarray | None, hole: Tensor, shrink: int) -> Tensor:
+        """A normal crop keeps its own; a defect's is that of another surface. Without normals there is none, 1."""
+        if not len(self.normals):
+            return torch.ones_like(hole)
+        lent = self.normals[(np.arange(len(picks)) if surfaces is None else surfaces) % len(self.normals)]
+        return surface_detail(self._pictures(np.where(self.classes[picks] == 0, picks, lent), shrink), hole)
+
+    def _pictures(self, picks: np.ndarray, shrink: int) -> Tensor:
+        return F.avg_pool2d(torch.from_numpy(self.pictures[picks]).float() / 127.5 - 1, shrink)
 
 
 def components(labels: Tensor) -> Tensor:

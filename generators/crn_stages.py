@@ -35,9 +35,11 @@ def train_crn(
         raise ValueError(f"{count} stages grow {len(widths)} modules; give fewer stage_steps or more widths")
     network: CRN | None = None
     layer_weights: list[float] = []
+    win_shares: list[list[float]] = []
     for stage in range(count):
         if stages.finished(stage):
-            network, layer_weights = CRN.from_pretrained(stages.folder(stage) / "generator"), stages.recall(stage)
+            network, numbers = CRN.from_pretrained(stages.folder(stage) / "generator"), stages.recall(stage)
+            layer_weights, win_shares = numbers["layer_weights"], numbers["win_shares"]
             continue
         modules = widths[: len(widths) - count + 1 + stage]
         with torch.random.fork_rng():
@@ -68,11 +70,13 @@ def train_crn(
         )
         stages.run(stage, task, name="CRN")
         network, layer_weights = cast(CRN, task.players[0]), task.weights.weights.tolist()
-        stages.finish(stage, task, {"generator": network})
+        win_shares = task.wins.lasting_shares()
+        stages.finish(stage, task, {"generator": network}, win_shares=win_shares)
     assert network is not None
     return LayoutModel(
         network.eval().requires_grad_(False),
         tuple(stages.source.class_names),
         ignore=stages.ignore,
         layer_weights=tuple(layer_weights),
+        win_shares=tuple(map(tuple, win_shares)),
     )

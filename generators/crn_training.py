@@ -15,6 +15,9 @@ from generators.loop import LOG_EVERY, Task
 from generators.losses import ClassNorm, LayerWeights, diversity_loss, win_shares
 from generators.perceptual import PerceptualTrunk
 
+FORGETTING = 0.99
+"""What a step leaves of the wins before it, for `WinCounts.lasting_shares`."""
+
 
 class CRNTask(Task):
     """Perceptual regression without an adversary.
@@ -91,10 +94,11 @@ class CRNTask(Task):
 
 
 class WinCounts:
-    """How often each output was the best one for each class, since the last line of the log."""
+    """How often each output was the best one for each class: since the last line of the log, and lately."""
 
     def __init__(self, num_outputs: int, num_classes: int) -> None:
         self.counts, self.line = torch.zeros(num_outputs, num_classes), 0
+        self.lately = torch.zeros(num_outputs, num_classes)
 
     def add(self, wins: Tensor, *, step: int) -> None:
         """wins: (k, N) of a step; the counts begin anew after each line."""
@@ -102,16 +106,26 @@ class WinCounts:
             self.line = step // LOG_EVERY
             self.counts.zero_()
         self.counts += wins.cpu()
+        self.lately = FORGETTING * self.lately + wins.cpu()
 
     def shares(self) -> list[list[float | None]]:
         """k lists of N shares, rounded; None for a class that was not there."""
         return [[None if v != v else round(v, 3) for v in row] for row in win_shares(self.counts).tolist()]
 
+    def lasting_shares(self) -> list[list[float]]:
+        """k lists of N shares of the last few hundred steps, which sum to 1 per class; equal ones if it was not there.
+
+        A loss that asks for the best of k outputs leaves the others wherever they are: one that never wins a class
+        has never learnt it.
+        """
+        shares = win_shares(self.lately)
+        return torch.where(shares.isnan(), 1 / len(shares), shares).tolist()
+
     def state_dict(self) -> dict[str, Any]:
-        return {"counts": self.counts, "line": self.line}
+        return {"counts": self.counts, "line": self.line, "lately": self.lately}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.counts, self.line = state["counts"].clone(), int(state["line"])
+        self.counts, self.line, self.lately = state["counts"].clone(), int(state["line"]), state["lately"].clone()
 
 
 def bend(batch: Batch, *, amplitude: float, generator: torch.Generator) -> Batch:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from generators.surface import smooth_fill
+
 CONTEXT_CHANNELS = 4
 """Planes of `surroundings`."""
 HOLE_CLASSES = ("background", "object")
@@ -90,11 +92,11 @@ def encode_layout(
 
 
 def surroundings(image: Tensor, hole: Tensor) -> Tensor:
-    """What a renderer sees of the picture it draws into: the picture with a hole, and the hole, (B, 4, H, W).
+    """What a renderer sees of the picture it draws into: the picture, smooth in the hole, and the hole, (B, 4, H, W).
 
     image: (B, 3, H, W) in [-1, 1]. hole: (B, 1, H, W), 1 where something will be drawn.
     """
-    return torch.cat([image * (1 - hole), hole], dim=1)
+    return torch.cat([smooth_fill(image, hole), hole], dim=1)
 
 
 def area_pyramid(layout: Tensor, *, levels: int) -> list[Tensor]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, assert_never
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -37,11 +38,16 @@ class Description(Config):
     style: StyleKind
     ignore: int | None
     layer_weights: tuple[float, ...]
+    win_shares: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class LayoutModel:
-    """class_names: by id. layer_weights: λ of the trunk's layers it was trained with, empty when unknown."""
+    """class_names: by id. layer_weights: λ of the trunk's layers it was trained with, empty when unknown.
+
+    win_shares: of k outputs, (k, N), how often each was the best for a class at the end of its training; empty when
+    there is but one.
+    """
 
     generator: CRN | Pix2PixHDGenerator
     class_names: tuple[str, ...]
@@ -50,6 +56,7 @@ class LayoutModel:
     bank: StyleBank | None = None
     ignore: int | None = None
     layer_weights: tuple[float, ...] = ()
+    win_shares: tuple[tuple[float, ...], ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -59,6 +66,11 @@ class LayoutModel:
     def fills_holes(self) -> bool:
         """Whether it draws into a picture instead of a whole one."""
         return bool(self.generator.config["context_channels"])
+
+    @property
+    def styled(self) -> bool:
+        """Whether every instance of a layout has a look of its own."""
+        return bool(self.generator.config["style_channels"])
 
     @property
     def num_outputs(self) -> int:
@@ -89,7 +101,7 @@ class LayoutModel:
         Args:
             labels, instances: (H, W) integers, any size: it is padded to one the network takes, and cut again.
             seed: chooses the looks; every instance's by the seed and its own id, so that changing one keeps the rest.
-            output: which of the k outputs, by default one that the seed chooses.
+            output: which of the k outputs, by default that of `choose_output`.
             context: (4, H, W) of `encoding.surroundings`, for a model that fills holes.
             styles: instance id → (D,) of `centre_style` or `encode_style`, in place of what the seed chooses.
 
@@ -99,9 +111,21 @@ class LayoutModel:
         planes = self._encode(labels, instances, context, self._styles(labels, instances, seed, styles or {}))
         drawn = self.generator(self._padded(planes[None].to(self.generator.device)))
         if drawn.ndim == 5:
-            drawn = drawn[:, seed % self.num_outputs if output is None else output]
+            drawn = drawn[:, self.choose_output(labels, seed=seed) if output is None else output]
         picture: Tensor = drawn[0, :, :height, :width].clamp(-1, 1).float().cpu()
         return picture
+
+    def choose_output(self, labels: Tensor, *, seed: int) -> int:
+        """One of the k outputs by chance, as often as it was the best for what is drawn: a defect, or all classes.
+
+        labels: class ids, (H, W) or some pixels of them, (P,).
+        """
+        present = [label for label in labels.unique().tolist() if label != self.ignore]
+        drawn = [label for label in present if label >= FIRST_DEFECT] if self.fills_holes else present
+        if not self.win_shares or not drawn:
+            return seed % self.num_outputs
+        shares = np.asarray(self.win_shares)[:, drawn].mean(axis=1)
+        return int(np.random.default_rng(seed).choice(len(shares), p=shares / shares.sum()))
 
     def save_pretrained(self, folder: Path) -> None:
         self.generator.save_pretrained(folder / "generator")
@@ -114,6 +138,7 @@ class LayoutModel:
             style=self.style,
             ignore=self.ignore,
             layer_weights=self.layer_weights,
+            win_shares=self.win_shares,
         )
         write_json(folder / DESCRIPTION, description.model_dump())  # last: a folder with it is whole
 
@@ -140,6 +165,7 @@ class LayoutModel:
             bank=bank,
             ignore=found.ignore,
             layer_weights=found.layer_weights,
+            win_shares=found.win_shares,
         )
 
     def class_id(self, name: str) -> int:
@@ -153,21 +179,25 @@ class LayoutModel:
 
         labels, instances: (H, W) integers, or some pixels of them, (P,). Raises ValueError for a model without a bank.
         """
-        found = {}
-        for number in instances.unique().tolist():
-            generator = torch.Generator().manual_seed(sample_seed(seed, number))
-            label = int(labels[instances == number][0])
-            if self.style == "noise":
-                style = noise_style(int(self.generator.config["style_channels"]), generator=generator)
-            elif self.bank is None:
-                raise ValueError(
-                    f"this renderer has no style bank to choose a style for instance {number} from; give every "
-                    "instance a style, or train a renderer"
-                )
-            else:
-                style = self.bank.average if label == self.ignore else self.bank.draw(label, generator=generator)
-            found[number] = style
-        return found
+        return {
+            number: self.seed_style(int(labels[instances == number][0]), sample_seed(seed, number))
+            for number in instances.unique().tolist()
+        }
+
+    def seed_style(self, label: int, seed: int) -> Tensor:
+        """(D,), a look of a class that the seed chooses: from the bank, or noise.
+
+        Raises ValueError for a model without a bank.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        if self.style == "noise":
+            return noise_style(int(self.generator.config["style_channels"]), generator=generator)
+        if self.bank is None:
+            raise ValueError(
+                f"this renderer has no style bank to choose a style for an instance of class {label} from; give every "
+                "instance a style, or train a renderer"
+            )
+        return self.bank.average if label == self.ignore else self.bank.draw(label, generator=generator)
 
     def centre_style(self, label: int, centre: int) -> Tensor:
         """(D,), one of the centres of a class. Raises ValueError when there is no such centre, or no style bank."""
@@ -191,7 +221,7 @@ class LayoutModel:
         return planes[0][:, inside][:, 0]
 
     def _styles(self, labels: Tensor, instances: Tensor, seed: int, given: Mapping[int, Tensor]) -> Tensor | None:
-        if not self.generator.config["style_channels"]:
+        if not self.styled:
             return None
         asked = ~torch.isin(instances, torch.tensor(list(given), dtype=instances.dtype))
         chosen = self.instance_styles(labels[asked], instances[asked], seed=seed)

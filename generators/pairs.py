@@ -221,6 +221,14 @@ class PairSource:
         ]
         return sha256_bytes("\n".join(lines).encode())
 
+    def pair(self, stem: str) -> Pair:
+        """One photo with its layout, whole. Raises ValueError when there is none of this stem."""
+        for files in (*self.training, *self.shown):
+            if files.photo.stem == stem:
+                return self._load(files)
+        stems = sorted(files.photo.stem for files in (*self.training, *self.shown))
+        raise ValueError(f"no photo {stem!r} among {len(stems)}; wanted a name without its ending, as {stems[0]}")
+
     def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
         picks = [self._load(self.training[rng.integers(len(self.training))]) for _ in range(count)]
         return self._batch([self._random_crop(pair, rng) for pair in picks], shrink)

@@ -116,7 +116,7 @@ def train_pix2pixhd(
     layer_weights: list[float] = []
     for stage in range(len(stages.steps)):
         if stages.finished(stage):
-            networks, layer_weights = _load(stages, stage, design), stages.recall(stage)
+            networks, layer_weights = _load(stages, stage, design), stages.recall(stage)["layer_weights"]
             continue
         with torch.random.fork_rng():
             torch.manual_seed(stages.seed(stage))

@@ -24,6 +24,7 @@ from fastsynth.types import CentreStyle, Instance, Layout, ReferenceStyle, Sampl
 from generators.batches import components_of
 from generators.encoding import surroundings
 from generators.layout_model import LayoutModel
+from generators.surface import surface_detail, surface_gain, times
 
 References = Callable[[ReferenceStyle], tuple[np.ndarray, np.ndarray]]
 """A style → the picture it names, (H, W, C) uint8 or uint16, and where in it the instance is, (H, W) bool."""
@@ -88,15 +89,16 @@ class LayoutRenderer:
         pose = self.poses.drawn(np.random.default_rng(seed))
         clean, hole, on_object = (np.ascontiguousarray(pose.of(array)) for array in (clean, hole, on_object))
         picture, opening = torch.from_numpy(clean)[None], torch.from_numpy(hole)[None]
+        gain = surface_gain(picture, opening)
         parts = components_of(hole[0].astype(np.uint8))
         drawn = self.model.draw(
             torch.from_numpy(np.where(hole[0] > 0, label, on_object[0]).astype(np.int64)),
             torch.from_numpy(parts),
             seed=seed,
-            context=surroundings(picture, opening)[0],
+            context=surroundings(times(picture, gain), opening)[0],
             styles=None if style is None else dict.fromkeys(np.unique(parts[hole[0] > 0]).tolist(), style),
-        ).numpy()
-        return pose.undone(drawn)
+        )
+        return pose.undone(times(drawn, surface_detail(picture, opening)[0] / gain[0]).numpy())
 
     def _look(self, instance: Instance, label: int, seed: int) -> tuple[int, Tensor | None]:
         """The seed of an instance's look and position, and its style where the seed does not choose it, (D,)."""
@@ -111,9 +113,9 @@ class LayoutRenderer:
     def _seen(self, image: np.ndarray, foreground: np.ndarray) -> Tensor:
         """(D,), how what lies in the foreground looks, in a crop like those of the training."""
         crop = crop_around(tight_box(foreground), image_size=foreground.shape, context=self.context)
-        picture = to_model(cut(image, crop), size=self.size, values=ValueRange.of(image))
-        inside = mask_to_model(cut_mask(foreground, crop), size=self.size)[0] > 0
-        return self.model.encode_style(torch.from_numpy(picture), torch.from_numpy(inside))
+        picture = torch.from_numpy(to_model(cut(image, crop), size=self.size, values=ValueRange.of(image)))[None]
+        inside = torch.from_numpy(mask_to_model(cut_mask(foreground, crop), size=self.size))[None]
+        return self.model.encode_style(times(picture, surface_gain(picture, inside))[0], inside[0, 0] > 0)
 
 
 def class_name(category: str, defect: str) -> str:

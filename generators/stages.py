@@ -88,17 +88,17 @@ class Stages:
         step = sum(self.steps[:stage]) + values["step"]
         self.log({**values, "part": f"{stage + 1} of {len(self.steps)}", "step": step})
 
-    def finish(self, stage: int, task: Task, networks: Mapping[str, ModelMixin]) -> None:
-        """Keep the networks of a stage; its last file says that it is whole. The main process writes."""
+    def finish(self, stage: int, task: Task, networks: Mapping[str, ModelMixin], **numbers: Any) -> None:
+        """Keep the networks and numbers of a stage; its last file says that it is whole. The main process writes."""
         if process_index() == 0:
             for name, network in networks.items():
                 network.save_pretrained(self.folder(stage) / name)
-            numbers = {"seconds": self.seconds, "layer_weights": task.weights.weights.tolist()}
+            numbers |= {"seconds": self.seconds, "layer_weights": task.weights.weights.tolist()}
             write_json(self.folder(stage) / FINISHED, {**numbers, "made_from": self.settings.made_from})
         wait_for_all(cpu=self.settings.device == "cpu")
 
-    def recall(self, stage: int) -> list[float]:
-        """λ of a finished stage; its seconds count."""
-        numbers = read_json(self.folder(stage) / FINISHED)
+    def recall(self, stage: int) -> dict[str, Any]:
+        """What `finish` kept of a stage: λ as `layer_weights`, and its other numbers. Its seconds count."""
+        numbers: dict[str, Any] = read_json(self.folder(stage) / FINISHED)
         self.seconds = float(numbers["seconds"])
-        return [float(weight) for weight in numbers["layer_weights"]]
+        return numbers

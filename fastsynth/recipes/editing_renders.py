@@ -15,7 +15,7 @@ from fastsynth.recipes.editing import LayoutFile, create_layout, described
 from fastsynth.recipes.rendering import draw_layouts, load_renderer
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, save_sheet
-from fastsynth.types import Sample
+from fastsynth.types import Renderer, Sample
 
 Mode = Literal["edit", "full", "paired"]
 TILE = 256
@@ -39,22 +39,33 @@ def layout_from_store(path: Path, run: Run, sample_id: int) -> LayoutFile:
     return create_layout(path, layout, run.path(layout.source), picture, line["seed"])
 
 
+def load_run_renderer(run: Run, file: LayoutFile) -> Renderer:
+    """The run's renderer, for this layout. Raises ValueError when that shows a test image of the run."""
+    run.guard.check(file.pictures)
+    return load_renderer(run)
+
+
 def render_layout(
-    run: Run, file: LayoutFile, *, output: Path, mode: Mode = "edit", looks: int = 1, sheet: Path | None = None
+    renderer: Renderer,
+    file: LayoutFile,
+    *,
+    output: Path,
+    mode: Mode = "edit",
+    looks: int = 1,
+    sheet: Path | None = None,
 ) -> list[Path]:
-    """Render the layout as it is now, by the run's renderer; returns the files written.
+    """Render the layout as it is now; returns the files written.
 
     output: <name>.png; beside it go <name>_mask.png, <name>_instances.png (16 bit, 0 or the topmost id) and
     <name>.json. Several looks are <name>_1.png …; mode "paired" adds <name>_without.png.
     sheet: a picture of all of it for looking at.
-    Raises ValueError for another suffix, a test image of the run, or what the renderer refuses.
+    Raises ValueError for another suffix, or what the renderer refuses.
     """
     if output.suffix.lower() != ".png":
         raise ValueError(f"{output}: renders are exact; write them as .png")
-    run.guard.check(file.pictures)
     seed, history = file.document.seed, file.history
     layouts = looks_of(history.layout, looks, seed=seed)
-    renderer, seeds = load_renderer(run), [seed] * looks
+    seeds = [seed] * looks
     without: Sample | None = None
     match mode:
         case "edit":

@@ -73,7 +73,7 @@ def pairs(pair_folder) -> PairSource:
 
 @pytest.fixture(scope="session")
 def crops() -> CropSource:
-    """Dark cracks and bright dents on grey grain, and two normal crops."""
+    """Dark cracks and dents of three brightnesses on grey grain, and two normal crops."""
     rng = np.random.default_rng(0)
     pictures, masks = rng.integers(110, 140, (10, 3, 32, 32)).astype(np.uint8), np.zeros((10, 1, 32, 32), np.uint8)
     objects = np.ones_like(masks)
@@ -82,7 +82,8 @@ def crops() -> CropSource:
     for picture, mask, label in zip(pictures, masks, classes, strict=True):
         top, left = rng.integers(4, 16, 2)
         mask[:, top : top + 10, left : left + (3 if label == 2 else 10)] = 1
-        picture[:, mask[0] > 0] = (125, 125, 20, 230)[label]
+        if label:
+            picture[:, mask[0] > 0] = 20 if label == 2 else rng.choice((180, 215, 250))
     names = ("background", "object", "tile/crack", "tile/dent")
     return CropSource(pictures, masks, objects, classes, class_names=names, normal_share=0.2)
 

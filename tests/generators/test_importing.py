@@ -153,7 +153,7 @@ def test_an_import_with_an_encoder_draws_with_the_styles_it_is_given(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(drawn, network(layout)[0], atol=1e-4, rtol=0)
     del styles[2]
-    with pytest.raises(ValueError, match="no style bank to choose a style for instance 2 from; give every"):
+    with pytest.raises(ValueError, match="no style bank to choose a style for an instance of class 2 from; give every"):
         model.draw(labels, labels, seed=0, styles=styles)
 
 

@@ -1,5 +1,6 @@
 """CRN and pix2pixHD keep the laws of all renderers, and draw in the hole alone."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -17,6 +18,7 @@ from generators.batches import CropSource
 from generators.encoding import surroundings
 from generators.layout_model import LayoutModel
 from generators.render import LayoutRenderer
+from generators.surface import FLOOR, surface_detail, surface_gain, times
 
 
 def photographed(style: ReferenceStyle) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +95,8 @@ def test_a_saved_model_draws_the_same_picture(gan_renderer, crn_renderer, tmp_pa
         again = LayoutModel.from_pretrained(tmp_path / renderer.name)
         loaded = renderer_of(again, feather=renderer.feather)
         np.testing.assert_array_equal(loaded.render([layout], [1])[0].image, renderer.render([layout], [1])[0].image)
-        assert (again.class_names, again.layer_weights) == (renderer.model.class_names, renderer.model.layer_weights)
+        for name in ("class_names", "layer_weights", "win_shares"):
+            assert getattr(again, name) == getattr(renderer.model, name)
     with pytest.raises(FileNotFoundError, match=r"layout_model.json is missing"):
         LayoutModel.from_pretrained(tmp_path)
 
@@ -114,8 +117,11 @@ def test_the_layout_drawn_is_background_object_and_defect_in_an_allowed_pose(crn
 
     def drawn(turns: int) -> np.ndarray:
         there, hole, around = (torch.rot90(t, turns, (-2, -1)) for t in (labels, inside, clean))
-        context = surroundings(around[None], hole[None, None].float())[0]
+        opening = hole[None, None].float()
+        gain = surface_gain(around[None], opening)
+        context = surroundings(times(around[None], gain), opening)[0]
         found = crn_renderer.model.draw(there, hole.long(), seed=seed, context=context)
+        found = times(found, surface_detail(around[None], opening)[0] / gain[0])
         return ((torch.rot90(found, -turns, (-2, -1)) + 1) * 127.5).permute(1, 2, 0).numpy()[layout.foreground]
 
     for poses, turns in ((upright, 0), (turned, 1)):
@@ -124,13 +130,51 @@ def test_the_layout_drawn_is_background_object_and_defect_in_an_allowed_pose(crn
         assert np.abs(sample.image[layout.foreground] - drawn(1 - turns)).max() > 1
 
 
-def test_what_lies_under_the_mask_cannot_be_seen(gan_renderer):
-    """Another background under the same mask gives the same picture inside it, away from the mask's border."""
+def test_what_lies_under_the_mask_gives_its_grain_alone(gan_renderer):
+    """Another background under the same mask: what is drawn is brighter there by as much as that background is."""
     clean, other = (np.full((48, 48, 3), 120, np.uint8) for _ in range(2))
-    other[20:28, 20:28] = 30
+    other[20:28, 20:28] = 96
     images = [gan_renderer.render([layout_of(each, ("dent", 16, 16, 16, 16))], [4])[0].image for each in (clean, other)]
-    # what is added back at native size differs by rounding alone
-    assert np.abs(images[0].astype(int) - images[1]).max() <= 1
+    intensity = [image / 255 + FLOOR for image in images]
+    expected = np.ones((48, 48, 1))
+    expected[20:28, 20:28] = (96 / 255 + FLOOR) / (120 / 255 + FLOOR)
+    assert np.abs(intensity[1] - intensity[0] * expected)[18:30, 18:30].max() < 2.5 / 255
+
+
+def test_the_same_defect_on_a_darker_surface_is_darker_by_as_much(gan_renderer):
+    grey = (120, 70)
+    images = [
+        gan_renderer.render([layout_of(np.full((48, 48, 1), value, np.uint8), ("dent", 16, 16, 16, 16))], [4])[0].image
+        for value in grey
+    ]
+    bright, dark = (image[20:28, 20:28] / 255 + FLOOR for image in images)
+    assert (images[0][20:28, 20:28] != 120).any()
+    expected = (grey[1] / 255 + FLOOR) / (grey[0] / 255 + FLOOR)
+    assert np.abs(dark / bright - expected).max() < 0.02
+
+
+class TestOutputs:
+    """Which of the outputs of a CRN is drawn."""
+
+    def chosen(self, renderer, shares, labels) -> np.ndarray:
+        model = dataclasses.replace(renderer.model, win_shares=shares)
+        return np.array([model.choose_output(torch.tensor(labels), seed=seed) for seed in range(400)])
+
+    def test_an_output_is_drawn_as_often_as_it_won_the_defect(self, crn_renderer):
+        shares = ((0.0, 0.0, 0.75, 0.0), (1.0, 1.0, 0.0, 0.5), (0.0, 0.0, 0.25, 0.5), (0.0,) * 4)
+        crack = self.chosen(crn_renderer, shares, [[0, 1], [1, 2]])  # the surface around it does not count
+        assert {*crack} == {0, 2}
+        assert np.mean(crack == 0) == pytest.approx(0.75, abs=0.08)
+        both = self.chosen(crn_renderer, shares, [[2, 3]])
+        assert np.mean(both == 2) == pytest.approx(0.375, abs=0.08)
+
+    def test_without_a_record_all_are_drawn(self, crn_renderer):
+        assert {*self.chosen(crn_renderer, (), [[0, 2]])} == {0, 1, 2, 3}
+
+    def test_a_training_leaves_its_record(self, crn_renderer):
+        shares = np.array(crn_renderer.model.win_shares)
+        assert shares.shape == (4, 4)
+        np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
 
 
 class TestStyles:
@@ -172,7 +216,12 @@ class TestStyles:
         with torch.no_grad():
             torch.testing.assert_close(seen, styled.model.encoder.features(whole[None])[0].mean((1, 2)))
 
-    @pytest.mark.parametrize("name", ["crn_renderer", "gan_renderer"])
+    @pytest.fixture
+    def even_crn(self, crn_renderer) -> LayoutRenderer:
+        """All outputs are drawn, also those that won nothing."""
+        return renderer_of(dataclasses.replace(crn_renderer.model, win_shares=()), feather=crn_renderer.feather)
+
+    @pytest.mark.parametrize("name", ["even_crn", "gan_renderer"])
     def test_a_seed_of_its_own_changes_one_instance_alone(self, request, name, layout):
         first, second, again = self.looks(request.getfixturevalue(name), layout, *map(SeedStyle, (1, 2, 1)))
         changed = (first != second).any(axis=2)
@@ -260,15 +309,6 @@ class TestCropSource:
             assert edges == {(0,), (1,)}  # two pictures show a rim of background
         normal = [labels.max() == 1 for labels in batch.labels]
         assert 0 < sum(normal) < 16
-
-    def test_the_composite_is_the_picture_outside_and_the_render_inside(self, crops):
-        batch = crops.draw(2, shrink=1, rng=np.random.default_rng(0))
-        render = torch.full((2, 5, 3, 32, 32), 0.5)
-        mixed = batch.composite(render)
-        inside = batch.hole.bool()[:, None].expand_as(mixed)
-        assert (mixed[inside] == 0.5).all()
-        assert torch.equal(mixed[~inside], batch.image[:, None].expand_as(mixed)[~inside])
-        assert not (batch.context[:, :3] * batch.hole).any()
 
     def test_without_normals_all_are_defects(self):
         zeros = np.zeros((2, 1, 8, 8), np.uint8)

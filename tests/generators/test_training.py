@@ -8,6 +8,7 @@ import torch
 
 from generators.batches import Batch
 from generators.crn import CRN
+from generators.crn_training import WinCounts
 from generators.layout_model import LayoutModel
 from generators.loop import decay_factor
 from generators.losses import win_shares
@@ -187,6 +188,20 @@ def colour_class(model: LayoutModel, batch: Batch, index: int) -> np.ndarray:
     hues = pixels / np.linalg.norm(pixels, axis=2, keepdims=True)
     wanted = np.array([(40, 40, 200), (200, 60, 40), (60, 190, 90)], float)
     return (hues @ (wanted / np.linalg.norm(wanted, axis=1, keepdims=True)).T).argmax(2)
+
+
+def test_lasting_shares_forget_slowly_and_start_again_where_they_were():
+    wins, again = WinCounts(2, 3), WinCounts(2, 3)
+    for step in range(600):
+        wins.add(
+            torch.tensor([[1, 1, 0], [0, 0, 0]]) if step < 300 else torch.tensor([[0, 1, 0], [1, 0, 0]]), step=step
+        )
+    first, always, never = zip(*wins.lasting_shares(), strict=True)
+    left = 0.99**300  # of the first 300 steps, for each of the last
+    assert first == pytest.approx((left / (1 + left), 1 / (1 + left)), rel=1e-4)
+    assert (always, never) == ((1, 0), (0.5, 0.5))
+    again.load_state_dict(wins.state_dict())
+    assert again.lasting_shares() == wins.lasting_shares()
 
 
 def test_win_shares_ignore_classes_that_were_not_there():

@@ -1,0 +1,48 @@
+"""Whole pictures as layout files: made from a photo and its layout, rendered by what `photo train` has trained."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fastsynth.files import atomic_write
+from fastsynth.images import encode_png
+from fastsynth.layouts.layout import find_instance
+from fastsynth.layouts.regions import layered
+from fastsynth.recipes.editing import LayoutFile, create_layout
+from fastsynth.recipes.photos import load_photo_model, open_pairs
+from fastsynth.types import Instance, Layout, ReferenceStyle
+from generators.layout_config import PhotoConfig
+from generators.pairs import Pair
+from generators.photo_renderer import PhotoRenderer
+
+CATEGORY = "photo"
+
+
+def layout_from_photo(path: Path, config: PhotoConfig, stem: str, *, seed: int = 0) -> LayoutFile:
+    """A new layout file at `path` from one of the pairs: its photo at the model's scale, its regions as instances.
+
+    seed: of the looks. Raises ValueError when there is no pair of this stem, or `path` exists.
+    """
+    pair = open_pairs(config).pair(stem)
+    layout = Layout(pair.image, f"{stem}.png", CATEGORY, _instances(pair, config))
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.png"
+        atomic_write(photo, encode_png(pair.image))
+        return create_layout(path, layout, photo, None, seed)
+
+
+def load_photo_renderer(config: PhotoConfig) -> PhotoRenderer:
+    """Raises FileNotFoundError when nothing is trained."""
+    source = open_pairs(config)
+
+    def find(style: ReferenceStyle) -> tuple[np.ndarray, np.ndarray]:
+        pair = source.pair(Path(style.image).stem)
+        layout = Layout(pair.image, style.image, CATEGORY, _instances(pair, config))
+        return pair.image, layout.instance_map() == find_instance(layout, style.instance).id
+
+    return PhotoRenderer(load_photo_model(config), references=find)
+
+
+def _instances(pair: Pair, config: PhotoConfig) -> tuple[Instance, ...]:
+    return layered(pair.labels, pair.instances, tuple(config.data.classes))
