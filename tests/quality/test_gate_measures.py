@@ -71,6 +71,8 @@ def test_shares_and_offset_are_those_of_the_pixels_that_can_be_seen():
     assert measures.outside_share(found, min_contrast=8.1) == 0
     # half a box of 5 × 10: its middle is 2.5 columns off; variances of 5 and of 10 equal steps are 2 and 8.25
     assert measures.offset(found, min_contrast=3.0) == pytest.approx(2.5 / np.sqrt(2 + 8.25 + 0.5))
+    faint = measures.Change(found.at, inside, contrast * 1e-3, outside)
+    assert measures.offset(faint, min_contrast=3.0) == pytest.approx(measures.offset(found, min_contrast=3.0))
     nothing = measures.Change(found.at, inside, np.zeros_like(contrast), outside)
     assert measures.offset(nothing, min_contrast=3.0) == 0
 
@@ -84,31 +86,55 @@ def smoothed(values: np.ndarray, inside: np.ndarray, sigma: float) -> np.ndarray
 
 @pytest.mark.parametrize("corner", [(0, 0), (30, 34), (66, 61)])
 def test_contrast_is_the_change_over_what_the_texture_does_through_the_same_mask(corner):
-    """Against the definition, written out: grain of different strength along both axes, a mask at each place."""
+    """Against the definition, written out: grain of different strength along both axes and in every channel, a mask at
+    each place."""
     rng = np.random.default_rng(2)
     grain = scipy.ndimage.gaussian_filter(rng.normal(0, 60, SHAPE), (3, 0.6)) * np.linspace(0.3, 1.5, SHAPE[1])
-    source = np.clip(128 + grain, 0, 255).astype(np.uint8)[..., None]
+    source = np.clip(128 + grain[..., None] * (1, 0.2, 0.6), 0, 255).astype(np.uint8)
     mask = box(*corner, 30, 35) & (rng.random(SHAPE) < 0.8)
     image = np.where(mask[..., None], source - np.minimum(source, 9), source)
     found = measures.change(source, image, mask)
     y, x = np.nonzero(mask)
     at = np.s_[max(y.min() - 24, 0) : y.max() + 25, max(x.min() - 24, 0) : x.max() + 25]
-    before, moved, inside = source[at][..., 0] / 255.0, (image[at][..., 0] - source[at][..., 0] * 1.0) / 255, mask[at]
-    fine = before - scipy.ndimage.gaussian_filter(before, 8, mode="mirror")
+    inside = mask[at]
     steps = [step for step in itertools.product((-12, 0, 12), repeat=2) if step != (0, 0)]
     wanted = np.zeros(inside.shape)
-    for sigma in (0, 1.5, 4.0):
-        seen = [
-            smoothed(np.roll(fine, step, (0, 1)), inside, sigma) if sigma else np.roll(fine, step, (0, 1))
-            for step in steps
-        ]
-        texture = np.sqrt(np.mean([each[inside] ** 2 for each in seen]))
-        change = smoothed(moved, inside, sigma) if sigma else moved
-        wanted = np.maximum(wanted, np.abs(change) / max(texture, 1 / 255))
+    for channel in range(3):
+        before, moved = (
+            source[at][..., channel] / 255.0,
+            (image[at][..., channel] - source[at][..., channel] * 1.0) / 255,
+        )
+        fine = before - scipy.ndimage.gaussian_filter(before, 8, mode="mirror")
+        for sigma in (0, 1.5, 4.0):
+            seen = [
+                smoothed(np.roll(fine, step, (0, 1)), inside, sigma) if sigma else np.roll(fine, step, (0, 1))
+                for step in steps
+            ]
+            texture = np.sqrt(np.mean([each[inside] ** 2 for each in seen]))
+            change = smoothed(moved, inside, sigma) if sigma else moved
+            wanted = np.maximum(wanted, np.abs(change) / max(texture, 1 / 255))
     assert found.inside.shape == inside.shape
     np.testing.assert_array_equal(found.inside, inside)
     np.testing.assert_allclose(found.contrast[inside], wanted[inside], rtol=2e-3)
     assert not found.contrast[~inside].any()
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (30, 34), (66, 61)])
+def test_a_step_is_that_of_two_pixels_on_either_side(corner):
+    """Against the definition, written out; at the frame there is no border."""
+    rng = np.random.default_rng(6)
+    image = rng.integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
+    mask = box(*corner, 30, 35) & (scipy.ndimage.gaussian_filter(rng.random(SHAPE), 2) < 0.53)
+    square = np.ones((3, 3))
+    within = mask & ~scipy.ndimage.binary_erosion(mask, square, iterations=2, border_value=1)
+    around = scipy.ndimage.binary_dilation(mask, square, iterations=2) & ~mask
+    border = mask & ~scipy.ndimage.binary_erosion(mask, square, border_value=1)
+    steps = []
+    for channel in range(3):
+        pixels = image[..., channel] / 255.0
+        inner, outer = (smoothed(pixels, region, 1.5)[border] for region in (within, around))
+        steps.append(np.abs(inner - outer) / np.maximum(np.maximum(inner, outer), 0.05))
+    assert measures.border_step(image, mask) == pytest.approx(np.max(steps, axis=0).mean(), rel=1e-3)
 
 
 def test_a_small_detail_is_the_grain_inside_the_mask_centred_and_of_norm_one():
@@ -139,6 +165,43 @@ def test_a_large_detail_is_that_of_the_pixels_inside_shrunk_whatever_lies_outsid
     np.testing.assert_allclose(measures.detail(image, mask), high / np.linalg.norm(high), atol=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.7, 0.1])
+def test_cells_of_a_large_detail_are_means_over_the_mask_and_count_when_half_covered(share):
+    """Of a mask so thin that no cell is half covered, all count."""
+    rng = np.random.default_rng(7)
+    mask = rng.random((96, 96)) < share
+    mask[[0, -1], [0, -1]] = True
+    if share < 0.5:
+        cells = mask.reshape(32, 3, 32, 3).swapaxes(1, 2)
+        cells &= np.cumsum(cells.reshape(32, 32, 9), axis=2).reshape(cells.shape) <= 4
+        mask = cells.swapaxes(1, 2).reshape(96, 96)
+    image = rng.integers(118, 124, (96, 96, 1)).astype(np.uint8)
+    covered = mask.reshape(32, 3, 32, 3).mean(axis=(1, 3))
+    grey = (image[..., 0] / 255 * mask).reshape(32, 3, 32, 3).mean(axis=(1, 3)) / np.maximum(covered, 1e-6)
+    inside = covered >= 0.5 if share > 0.5 else covered > 0
+    high = np.where(inside, grey - smoothed(grey, inside, 2.0), 0)
+    assert np.linalg.norm(high) < 1
+    np.testing.assert_allclose(measures.detail(image, mask), high / np.linalg.norm(high), atol=2e-3)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_long_line_keeps_the_width_of_a_pixel(turned):
+    image = np.random.default_rng(8).integers(0, 255, (100, 100, 1)).astype(np.uint8)
+    mask = np.zeros((100, 100), bool)
+    mask[2:98, 40] = True
+    rows, columns = np.nonzero(measures.detail(*(a.swapaxes(0, 1) if turned else a for a in (image, mask))))
+    assert {*(rows if turned else columns)} == {15}
+    assert len(columns if turned else rows) >= 30
+
+
+def test_a_fingerprint_rounds_to_4096ths_and_a_tie_is_no_bit():
+    signs = np.random.default_rng(0).integers(0, 2, (256, 1024)) * 2 - 1
+    for first, wanted in ((2048.4, signs[:, 0] + signs[:, 1] > 0), (2049, 2049 * signs[:, 0] + 2048 * signs[:, 1] > 0)):
+        found = np.zeros((32, 32), np.float32)
+        found[0, :2] = first / 4096, 0.5
+        assert measures.fingerprint(found) == int("".join("1" if bit else "0" for bit in wanted), 2)
+
+
 def test_a_fingerprint_is_the_signs_of_the_stored_projections():
     found = measures.detail(
         np.random.default_rng(5).integers(0, 255, (40, 40, 1)).astype(np.uint8), box(4, 4, 30, 30)[:40, :40]
@@ -162,6 +225,7 @@ def test_every_other_detail_gets_its_own_best_similarity_over_turns_and_shifts()
     moved = np.roll(mine, (2, -1), axis=(0, 1))
     assert measures.similarity(moved, others)[1] == pytest.approx(1, abs=1e-5)
     assert measures.similarity(moved, others, shift=1)[1] < 0.3
+    assert measures.similarity(np.roll(mine, 3, axis=0), others)[1] < 0.3
     turned = measures.turned(mine)
     assert turned.shape == (8, 32, 32)
     assert len({each.tobytes() for each in turned}) == 8
