@@ -101,14 +101,15 @@ class LayoutRenderer:
         return pose.undone(times(drawn, surface_detail(picture, opening)[0] / gain[0]).numpy())
 
     def _look(self, instance: Instance, label: int, seed: int) -> tuple[int, Tensor | None]:
-        """The seed of an instance's look and position, and its style where the seed does not choose it, (D,)."""
+        """The seed of an instance's look and position, and the style of all its parts, (D,), if there are styles."""
         match instance.style:
             case CentreStyle(centre) if self.model.encoder is not None:
                 return sample_seed(seed, instance.id), self.model.centre_style(label, centre)
             case ReferenceStyle() as style if self.model.encoder is not None:
                 return sample_seed(seed, instance.id), self._seen(*self.references(style))
             case _:
-                return instance_seed(instance, seed, renderer=self.name), None
+                own = instance_seed(instance, seed, renderer=self.name)
+                return own, self.model.seed_style(label, own) if self.model.styled else None
 
     def _seen(self, image: np.ndarray, foreground: np.ndarray) -> Tensor:
         """(D,), how what lies in the foreground looks, in a crop like those of the training."""

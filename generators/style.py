@@ -51,10 +51,11 @@ def find_segments(instances: Tensor) -> Segments:
 
 
 def segment_means(features: Tensor, segments: Segments) -> Tensor:
-    """(S, D): the mean of (B, D, H, W) features over each segment; gradients flow to the features."""
-    rows = features.movedim(1, -1).flatten(0, 2)
+    """(S, D): the mean of (B, D, H, W) features over each segment, in their dtype; gradients flow to the features."""
+    # sums of thousands of pixels leave half precision
+    rows = features.movedim(1, -1).flatten(0, 2).float()
     sums = rows.new_zeros(len(segments.areas), rows.shape[1]).index_add(0, segments.of_pixel.flatten(), rows)
-    return sums / segments.areas[:, None].to(rows.dtype)
+    return (sums / segments.areas[:, None]).to(features.dtype)
 
 
 def pool_instances(features: Tensor, instances: Tensor) -> Tensor:

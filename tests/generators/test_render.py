@@ -11,6 +11,7 @@ from renderer_laws import DrawnAnewLaws, KnownDefectLaws, background, layout_of
 
 from fastsynth.layouts.editing import set_style
 from fastsynth.layouts.editing_modes import edit_render
+from fastsynth.layouts.layout import add_instance
 from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import ALL_POSES, Poses
 from fastsynth.types import CentreStyle, ReferenceStyle, Renderer, SeedStyle, instance_seed
@@ -183,8 +184,20 @@ class TestStyles:
         return layout_of(background(), ("crack", 3, 3, 8, 3), ("dent", 30, 20, 12, 12))
 
     def looks(self, renderer, layout, *styles):
-        layouts = [set_style(layout, 2, style) for style in styles]
+        layouts = [set_style(layout, layout.instances[-1].id, style) for style in styles]
         return [sample.image for sample in renderer.render(layouts, [1] * len(styles))]
+
+    def test_the_parts_of_one_instance_look_alike(self, styled):
+        """A cluster of pits is one instance: whatever its seed, all of them get one centre."""
+        mask = np.zeros((20, 20), bool)
+        mask[:6, :6] = mask[:6, 12:18] = mask[14:, :6] = mask[14:, 14:] = True
+        layout = layout_of(np.full((64, 64, 1), 128, np.uint8))
+        layout = add_instance(layout, defect="dent", mask=mask, left=22, top=22)
+        upright = renderer_of(styled.model, feather=1.0, poses=Poses((0,), flip=False))
+        centres = self.looks(upright, layout, *map(CentreStyle, range(3)))
+        assert len({image.tobytes() for image in centres}) == 3
+        for image in self.looks(upright, layout, *map(SeedStyle, range(6))):
+            assert any((image == centre).all() for centre in centres)
 
     def test_every_bank_centre_is_a_look_of_its_own_and_the_same_every_time(self, styled, layout):
         centres = styled.model.bank.of_class(styled.model.class_id("tile/dent"))

@@ -72,6 +72,11 @@ class TestPooling:
         wanted[0, 1][inside] = 1 / inside.sum()
         torch.testing.assert_close(x.grad, wanted)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_large_instances_keep_their_mean_in_half_precision(self, dtype):
+        half = torch.full((1, 2, 512, 512), 0.5, dtype=dtype)
+        assert torch.equal(pool_instances(half, torch.zeros(1, 512, 512, dtype=torch.int64)), half)
+
     def test_segments_know_image_id_and_area(self):
         segments = find_segments(instances())
         for s, (b, number, area) in enumerate(zip(*(t.tolist() for t in segments[1:]), strict=True)):

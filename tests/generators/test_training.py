@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
+from generators import loop
 from generators.batches import Batch
 from generators.crn import CRN
 from generators.crn_training import WinCounts
@@ -138,6 +140,19 @@ class TestPix2PixHD:
         batch = pairs.samples(2, shrink=1)
         nearest = [colour_class(model, batch, i) for i in range(2)]
         assert np.mean([(found == batch.labels[i].numpy()).mean() for i, found in enumerate(nearest)]) > 0.7
+
+    def test_mixed_precision_learns_as_full_precision_does(self, fit_pix2pixhd, pairs, tmp_path, monkeypatch):
+        """bf16, as on most GPUs; a CPU runs it too, slowly."""
+        last = {}
+        for kind in ("no", "bf16"):
+            logged = []
+            monkeypatch.setattr(loop, "precision", lambda device, kind=kind: kind)
+            AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+            fit_pix2pixhd(pairs, tmp_path / kind, steps=(12,), batch_size=4, log=logged.append)
+            last[kind] = logged[-1]
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert last["bf16"]["perceptual"] != last["no"]["perceptual"]
+        assert last["bf16"]["perceptual"] == pytest.approx(last["no"]["perceptual"], rel=0.1)
 
     def test_its_perceptual_term_starts_at_its_weight(self, fit_pix2pixhd, pairs, tmp_path):
         """As in the publication, where it stands beside feature matching with the same weight."""
