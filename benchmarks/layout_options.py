@@ -3,8 +3,8 @@
 The toy set of the style tests (32 pixels, defects in three colours each), two trainings per option, all else equal. On
 layouts that were not trained on: how much of each defect has a colour of its class (IoU by nearest colour, an exact
 segmenter there), in how many of its three colours nine seeds draw it, and the mean difference to the photo. Of the same
-layouts with bent borders: IoU with the straight shapes, which are all that photos show. What differs by less than the two
-trainings do does not differ.
+layouts with bent borders: IoU with the straight shapes, which are all that photos show. What differs by less than the
+two trainings do does not differ.
 """
 
 import sys
