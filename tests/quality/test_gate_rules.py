@@ -209,7 +209,9 @@ def test_seams_and_duplicates_are_asked_from_the_smallest_size_on(real):
 
     for pixels, asked in ((MIN_PIXELS - 1, False), (MIN_PIXELS, True)):
         case = of_size(pixels)
-        assert ("border_step" in judged(real, case, seam={})[0]) == asked
+        measured, reasons = judged(real, case, seam={"min_step": 0.0, "max_ratio": 0.0})
+        assert ("border_step" in measured) == asked
+        assert reasons == ((REASONS["seam"],) if asked else ())
         gate = Gate(real, rules=GateConfig().rules())
         stored = Duplicates(lambda _, case=case: (case.image, case.foreground), max_similarity=0.9)
         stored.add(0, measures.fingerprint(measures.detail(case.image, case.foreground)))
