@@ -11,9 +11,9 @@ from fastsynth.layouts.layout import find_instance
 from fastsynth.layouts.regions import layered
 from fastsynth.recipes.editing import LayoutFile, create_layout
 from fastsynth.recipes.photos import load_photo_model, open_pairs
-from fastsynth.types import Instance, Layout, ReferenceStyle
+from fastsynth.types import Layout, ReferenceStyle
 from generators.layout_config import PhotoConfig
-from generators.pairs import Pair
+from generators.pairs import PairSource
 from generators.photo_renderer import PhotoRenderer
 
 CATEGORY = "photo"
@@ -24,12 +24,18 @@ def layout_from_photo(path: Path, config: PhotoConfig, stem: str, *, seed: int =
 
     seed: of the looks. Raises ValueError when there is no pair of this stem, or `path` exists.
     """
-    pair = open_pairs(config).pair(stem)
-    layout = Layout(pair.image, f"{stem}.png", CATEGORY, _instances(pair, config))
+    layout = photo_layout(open_pairs(config), stem)
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"
-        atomic_write(photo, encode_png(pair.image))
+        atomic_write(photo, encode_png(layout.background))
         return create_layout(path, layout, photo, None, seed)
+
+
+def photo_layout(source: PairSource, stem: str) -> Layout:
+    """One photo of the pairs, at the model's scale, and its regions in layers. Raises ValueError when there is none."""
+    pair = source.pair(stem)
+    instances = layered(pair.labels, pair.instances, source.class_names)
+    return Layout(pair.image, f"{stem}.png", CATEGORY, instances)
 
 
 def load_photo_renderer(config: PhotoConfig) -> PhotoRenderer:
@@ -37,12 +43,7 @@ def load_photo_renderer(config: PhotoConfig) -> PhotoRenderer:
     source = open_pairs(config)
 
     def find(style: ReferenceStyle) -> tuple[np.ndarray, np.ndarray]:
-        pair = source.pair(Path(style.image).stem)
-        layout = Layout(pair.image, style.image, CATEGORY, _instances(pair, config))
-        return pair.image, layout.instance_map() == find_instance(layout, style.instance).id
+        layout = photo_layout(source, Path(style.image).stem)
+        return layout.background, layout.instance_map() == find_instance(layout, style.instance).id
 
     return PhotoRenderer(load_photo_model(config), references=find)
-
-
-def _instances(pair: Pair, config: PhotoConfig) -> tuple[Instance, ...]:
-    return layered(pair.labels, pair.instances, tuple(config.data.classes))
