@@ -32,6 +32,8 @@ EDGES = expit(LOGITS).astype(np.float32)
 """(BINS,) float32, the lower edges, 0.5 among them. Lower to -20 than up to +12: background is where the pixels are."""
 EDGES[0] = 0.0
 
+TOLD_APART = 2.0
+"""Standard errors by which one threshold must be better than another on validation images to be preferred for it."""
 PRO_LIMIT = 0.3
 EMPTY_RULE = (
     "Pixels are summed over the images of a defect type before dividing, so an image with an empty mask adds only its "
@@ -98,7 +100,7 @@ class Scores:
 
     With TP, FP, FN summed over the images of a type: IoU = TP/(TP+FP+FN), Acc = TP/(TP+FN), F1 = 2TP/(2TP+FP+FN).
     AP and PRO of a type rank the pixels of its images together with those of all normal images.
-    A threshold is rounded to the nearest bin edge; `best_threshold` returns one.
+    A threshold is rounded to the nearest bin edge; `chosen_threshold` returns one.
 
     Raises ValueError without a defect image, or when two images have one name.
     """
@@ -158,13 +160,28 @@ class Scores:
         iou, acc = _ratio(tp, tp + fp + fn), _ratio(tp, tp + fn)
         return [{"iou": float(i), "acc": float(a)} for i, a in zip(iou, acc, strict=True)]
 
-    def best_threshold(self) -> float:
-        """The bin edge with the highest mIoU, of several the one nearest to 0.5. Only for validation images."""
-        tp = np.stack([self._tp[rows].sum(axis=0) for rows in self._members])  # (T, BINS), strictest first
-        fp = np.stack([self._fp[rows].sum(axis=0) for rows in self._members])
-        miou = _ratio(tp, fp + tp[:, -1:]).mean(axis=0)[::-1]
-        best = 1 + np.flatnonzero(miou[1:] >= miou[1:].max() - 1e-12)  # edge 0 is probability 0: no threshold
-        return float(EDGES[best[np.argmin(np.abs(LOGITS[best]))]])
+    def chosen_threshold(self) -> float:
+        """Of the bin edges whose mIoU cannot be told from the highest, the nearest to 0.5. Only for validation images.
+
+        Cannot be told: the difference is within `TOLD_APART` standard errors over images. What is trained to be a
+        probability needs a reason to be cut elsewhere, and the best edge of a few images is largely chance. The
+        variance of a type's Σ TP / Σ U with U = TP + FP + FN is Σ_i (TP_i - IoU U_i)² / (Σ U)² · n / (n - 1), the
+        infinitesimal jackknife (Efron 1982); a single image shows none.
+        """
+        ious, influences = [], []
+        for rows in self._members:
+            tp, union = self._tp[rows], self._fp[rows] + self._tp[rows][:, -1:]
+            iou = _ratio(tp.sum(axis=0), union.sum(axis=0))
+            count = len(tp)
+            unbiased = np.sqrt(count / max(count - 1, 1))
+            ious.append(iou)
+            influences.append(unbiased * (tp - iou * union) / np.maximum(union.sum(axis=0), 1.0))
+        miou = np.mean(ious, axis=0)[::-1]
+        influence = np.concatenate(influences)[:, ::-1] / len(ious)
+        best = 1 + int(np.argmax(miou[1:]))  # edge 0 is probability 0: no threshold
+        error = np.sqrt(((influence - influence[:, [best]]) ** 2).sum(axis=0))
+        as_good = 1 + np.flatnonzero((miou[best] - miou <= TOLD_APART * error + 1e-12)[1:])
+        return float(EDGES[as_good[np.argmin(np.abs(LOGITS[as_good]))]])
 
     def values(self, metric: Metric, threshold: float, weights: np.ndarray | None = None) -> np.ndarray:
         """The metric on R weighted copies of the test set.

@@ -254,7 +254,7 @@ def _judge(
     with averaged(list(model.parameters()), ema):
         scores = score_items(model, val_items, tile=config.tile, overlap=config.overlap)
         kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    threshold = scores.best_threshold()
+    threshold = scores.chosen_threshold()
     entry = {
         "iteration": progress.iteration,
         "loss": sum(progress.losses) / len(progress.losses),
