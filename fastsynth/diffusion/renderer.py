@@ -9,7 +9,7 @@ import torch
 
 from fastsynth.diffusion.pipeline import BackgroundMode, FARMPlace, FASTPipeline, Start
 from fastsynth.layouts.crop import Crop, ValueRange, add_change, crop_around, cut, mask_to_model, paste, to_model
-from fastsynth.layouts.exemplar import ExemplarBank, instance_mask
+from fastsynth.layouts.exemplar import ExemplarBank, instance_mask, with_contrast_of
 from fastsynth.types import Instance, Layout, Sample, instance_seed
 
 
@@ -119,6 +119,8 @@ class FASTRenderer:
         values = ValueRange.of(layout.background)
         for job, change in changes:
             drawn = add_change(job.source, change, job.foreground, feather=self.feather)
+            if self.start == "exemplar":
+                drawn = with_contrast_of(job.source, drawn, job.foreground)
             paste(image, drawn, job.crop, job.foreground, values=values)
         return Sample(
             image=image,

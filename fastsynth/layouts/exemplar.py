@@ -17,6 +17,8 @@ REACH = 1.5
 """What is kept around a defect, in units of context × its longer side: training zooms out by up to 1.4, and moves."""
 MIN_REACH = 96
 """Pixels kept around a small one, whose surroundings are looked at in pixels."""
+CONTRAST_GAINS = 0.5, 2.0
+"""What a drawn defect's contrast may be multiplied by to be that of its exemplar."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +222,19 @@ def surface_tone(pixels: np.ndarray) -> np.ndarray:
     lit = brightness >= np.quantile(brightness, 0.75) / 2
     tone: np.ndarray = np.median(pixels[lit], axis=0)
     return tone
+
+
+def with_contrast_of(source: np.ndarray, drawn: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+    """`drawn` with the brightness and contrast that the defect has in `source`: mean and deviation inside the mask.
+
+    A denoiser that has seen few defects draws towards their mean: lines come out paler than it started from, and a
+    pale crack is what every mark on a sound surface looks like. source, drawn: (h, w, C) float. foreground: (h, w) bool.
+    """
+    wanted, found = source[foreground], drawn[foreground]
+    gain = np.clip(wanted.std() / max(float(found.std()), 1e-3), *CONTRAST_GAINS)
+    kept = drawn.copy()
+    kept[foreground] = wanted.mean(axis=0) + gain * (found - found.mean(axis=0))
+    return np.clip(kept, -1, 1)
 
 
 def like_channels(image: np.ndarray, channels: int) -> np.ndarray:

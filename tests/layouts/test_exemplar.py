@@ -8,7 +8,14 @@ import pytest
 
 from fastsynth.diffusion.views import defect_views
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut
-from fastsynth.layouts.exemplar import Exemplar, ExemplarBank, _looked_at, instance_mask, moment_warp
+from fastsynth.layouts.exemplar import (
+    Exemplar,
+    ExemplarBank,
+    _looked_at,
+    instance_mask,
+    moment_warp,
+    with_contrast_of,
+)
 from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
 from fastsynth.layouts.poses import ALL_POSES
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
@@ -340,3 +347,23 @@ def test_a_picture_one_pixel_high_is_an_exemplar_like_any_other():
     inside = instance_mask(instance, crop)
     warped = ExemplarBank([exemplar]).warped(instance, crop, inside, category="tile", seed=0)
     np.testing.assert_allclose(warped[inside], 90 / 127.5 - 1, atol=1e-5)
+
+
+class TestContrast:
+    def test_brightness_and_contrast_inside_are_those_of_the_source(self):
+        rng = np.random.default_rng(0)
+        foreground = np.zeros((20, 24), bool)
+        foreground[4:12, 5:20] = True
+        source, drawn = rng.normal(-0.2, 0.2, (20, 24, 3)), rng.normal(0.1, 0.13, (20, 24, 3))
+        kept = with_contrast_of(source, drawn, foreground)
+        np.testing.assert_allclose(kept[foreground].mean(axis=0), source[foreground].mean(axis=0), atol=0.01)
+        assert kept[foreground].std() == pytest.approx(source[foreground].std(), rel=0.02)
+        np.testing.assert_array_equal(kept[~foreground], drawn[~foreground])
+        shape = np.corrcoef(kept[foreground][:, 0], drawn[foreground][:, 0])[0, 1]
+        assert shape == pytest.approx(1, abs=1e-3)
+
+    def test_a_flat_drawing_is_not_blown_up_to_noise(self):
+        rng = np.random.default_rng(0)
+        foreground = np.ones((8, 8), bool)
+        source, drawn = rng.normal(0, 0.3, (8, 8, 1)), rng.normal(0, 0.01, (8, 8, 1))
+        assert with_contrast_of(source, drawn, foreground).std() == pytest.approx(2 * drawn.std(), rel=1e-6)
