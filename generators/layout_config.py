@@ -156,7 +156,7 @@ class Pix2PixHDNetworkConfig(Config):
     norm: Literal["instance", "class_adaptive"] = "class_adaptive"
     """instance as published; class_adaptive with gain and offset by class and style after it."""
     upsampling: Literal["resize", "transposed"] = "resize"
-    """transposed as published; resize leaves no checkerboard."""
+    """In generator and style encoder: transposed as published; resize repeats pixels, then convolves."""
     style: Literal["none", "encoder", "noise"] = "encoder"
     """What tells two instances of a class apart: nothing, a vector that an encoder finds in real ones, or noise."""
     style_channels: Positive = 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from generators import loop
 from generators.batches import Batch
@@ -160,6 +161,13 @@ class TestPix2PixHD:
         for weight in (10.0, 3.0):
             fit_pix2pixhd(pairs, tmp_path / str(weight), steps=(1,), perceptual_weight=weight, log=logged.append)
         assert [values["perceptual"] for values in logged] == [10.0, 3.0]
+
+    @pytest.mark.parametrize(("upsampling", "kind"), [("resize", nn.Conv2d), ("transposed", nn.ConvTranspose2d)])
+    def test_the_style_encoder_enlarges_as_the_generator_does(self, fit_pix2pixhd, pairs, tmp_path, upsampling, kind):
+        shape = {"width": 8, "num_downsamples": 2, "num_blocks": 1}
+        model = fit_pix2pixhd(pairs, tmp_path, steps=(1,), generator={**shape, "upsampling": upsampling})
+        for part in (model.generator.global_generator, model.encoder):
+            assert [isinstance(block.conv, kind) for block in part.up] == [True, True]
 
     @pytest.mark.parametrize("freeze_steps", [3, 6])
     def test_the_global_generator_rests_while_frozen_and_moves_after(
