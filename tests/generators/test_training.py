@@ -171,6 +171,12 @@ class TestPix2PixHD:
         assert last["bf16"]["perceptual"] != last["no"]["perceptual"]
         assert last["bf16"]["perceptual"] == pytest.approx(last["no"]["perceptual"], rel=0.1)
 
+    def test_its_renders_come_to_match_the_features_of_a_discriminator_at_rest(self, fit_pix2pixhd, pairs, tmp_path):
+        logged, small = [], {"width": 24, "num_downsamples": 3, "num_blocks": 4}
+        rest = {"discriminator_learning_rate": 1e-9, "perceptual_weight": 0.0}
+        fit_pix2pixhd(pairs, tmp_path, steps=(30,), batch_size=4, generator=small, log=logged.append, **rest)
+        assert logged[-1]["matching"] < 0.7 * logged[0]["matching"]
+
     def test_its_perceptual_term_starts_at_its_weight(self, fit_pix2pixhd, pairs, tmp_path):
         """As in the publication, where it stands beside feature matching with the same weight."""
         logged = []
