@@ -76,7 +76,7 @@ class Source(Protocol):
         ...
 
     def every(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
-        """All there is once, without augmentation."""
+        """All there is, without augmentation: every instance is in one of the batches at least."""
         ...
 
 

@@ -99,7 +99,7 @@ class ConvBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Twice the size: "transposed" convolution as published, or "resize" (repeat, then convolve: no checkerboard)."""
+    """Twice the size: "transposed" convolution as published, or "resize": repeat pixels, then convolve."""
 
     def __init__(self, before: int, after: int, *, upsampling: Upsampling, norm: nn.Module) -> None:
         super().__init__()

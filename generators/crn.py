@@ -72,7 +72,8 @@ class CRN(ModelMixin, ConfigMixin):
     def published(cls, height: Literal[256, 512, 1024], *, num_classes: int = 20) -> Self:
         """The networks of the authors' code, for images twice as wide as high: 9 outputs at 256, else 1.
 
-        97,875,483 / 98,622,851 / 98,674,531 parameters at 20 classes (19 and the void plane).
+        97,875,483 / 98,622,851 / 98,674,531 parameters at 20 classes: Cityscapes' 19, and one of pixels without any.
+        Label those as a class of their own; ignored ones are 0 in every plane.
         """
         modules = {256: 7, 512: 8, 1024: 9}[height]
         outputs = 9 if height == 256 else 1

@@ -20,14 +20,12 @@ HOLE_CLASSES = ("background", "object")
 FIRST_DEFECT = len(HOLE_CLASSES)
 
 
-def one_hot(labels: Tensor, *, num_classes: int, ignore: int | None = None, void: bool = False) -> Tensor:
+def one_hot(labels: Tensor, *, num_classes: int, ignore: int | None = None) -> Tensor:
     """One plane per class, (B, num_classes, H, W) float32; each pixel is 1 in the plane of its class, 0 elsewhere.
 
     Args:
         labels: (B, H, W) of any integer type, ids 0 … num_classes - 1.
         ignore: id of pixels without a class, usually 255: 0 in every plane.
-        void: the last plane holds the ignored pixels instead, so that the planes of every pixel sum to 1 (CRN).
-            Ids then end at num_classes - 2.
 
     Raises ValueError for labels that are no integers or an id that has no plane.
     """
@@ -35,19 +33,18 @@ def one_hot(labels: Tensor, *, num_classes: int, ignore: int | None = None, void
         raise ValueError(f"labels are {labels.dtype} {tuple(labels.shape)}; pass integer class ids as (B, H, W)")
     labels = labels.long()
     ignored = torch.zeros_like(labels, dtype=torch.bool) if ignore is None else labels == ignore
-    count = num_classes - 1 if void else num_classes
-    wrong = ~ignored & ((labels < 0) | (labels >= count))
+    wrong = ~ignored & ((labels < 0) | (labels >= num_classes))
     if wrong.any():
         found = ", ".join(map(str, labels[wrong].unique().tolist()[:5]))
         raise ValueError(
-            f"class ids {found} in a layout, the renderer knows 0 to {count - 1}; "
+            f"class ids {found} in a layout, the renderer knows 0 to {num_classes - 1}; "
             "remap them, raise num_classes, or name the id to ignore"
         )
     # F.one_hot would make int64 planes first: 0.6 GB of them for 2048×1024 pixels and 35 classes
     batch, height, width = labels.shape
-    planes = torch.zeros((batch, count + 1, height, width), device=labels.device)
-    planes.scatter_(1, labels.masked_fill(ignored, count)[:, None], 1.0)
-    return planes if void else planes[:, :count].contiguous()
+    planes = torch.zeros((batch, num_classes + 1, height, width), device=labels.device)
+    planes.scatter_(1, labels.masked_fill(ignored, num_classes)[:, None], 1.0)
+    return planes[:, :num_classes].contiguous()
 
 
 def instance_edges(instances: Tensor) -> Tensor:
@@ -73,15 +70,14 @@ def encode_layout(
     num_classes: int,
     context: Tensor | None = None,
     ignore: int | None = None,
-    void: bool = False,
 ) -> Tensor:
     """The input of a renderer: planes of the classes, the edges, the context and the styles, in this order.
 
     labels: (B, H, W) integers. instances: (B, H, W) integers, or None for a renderer without edges.
     styles: (B, D, H, W), or None. context: (B, 4, H, W) of `surroundings`, or None for whole pictures.
-    ignore, void: see `one_hot`. Returns (B, N [+ 1] [+ 4] [+ D], H, W). Raises ValueError as `one_hot` does.
+    ignore: see `one_hot`. Returns (B, N [+ 1] [+ 4] [+ D], H, W). Raises ValueError as `one_hot` does.
     """
-    parts = [one_hot(labels, num_classes=num_classes, ignore=ignore, void=void)]
+    parts = [one_hot(labels, num_classes=num_classes, ignore=ignore)]
     if instances is not None:
         parts.append(instance_edges(instances))
     if context is not None:

@@ -1,5 +1,6 @@
 """Settings of CRN and pix2pixHD: their networks, their training, and the two ways they are used. No torch."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -19,8 +20,10 @@ SEGMENTER_KEYS = ("label_mix_weight",)
 """Settings of pix2pixHD's training that only the one kind of discriminator has."""
 SMALLEST_BASE = 4
 """Pixels of CRN's coarsest module."""
-SMALLEST_BOTTLENECK = 2
-"""Pixels of the coarsest maps of pix2pixHD's networks."""
+SMALLEST_BOTTLENECK = 4
+"""Pixels of the coarsest maps of pix2pixHD's networks, which are normalised: of fewer little is left."""
+SMALLEST_JUDGED = 10
+"""Pixels of the smallest pictures of patch discriminators; none of their maps is smaller than 3×3 then."""
 SMALLEST_SEEN = 16
 """Pixels that every perceptual trunk can look at."""
 SEGMENTER_HALVINGS = 3
@@ -156,7 +159,7 @@ class Pix2PixHDNetworkConfig(Config):
     norm: Literal["instance", "class_adaptive"] = "class_adaptive"
     """instance as published; class_adaptive with gain and offset by class and style after it."""
     upsampling: Literal["resize", "transposed"] = "resize"
-    """transposed as published; resize leaves no checkerboard."""
+    """In generator and style encoder: transposed as published; resize repeats pixels, then convolves."""
     style: Literal["none", "encoder", "noise"] = "encoder"
     """What tells two instances of a class apart: nothing, a vector that an encoder finds in real ones, or noise."""
     style_channels: Positive = 3
@@ -197,12 +200,29 @@ def check_sizes(
             halvings = {f"network.num_downsamples {network.num_downsamples}": network.num_downsamples}
             if network.style == "encoder":
                 halvings[f"network.encoder_downsamples {network.encoder_downsamples}"] = network.encoder_downsamples
-            if isinstance(training, Pix2PixHDTrainingConfig) and training.discriminator == "segmenter":
-                halvings["training.discriminator segmenter"] = SEGMENTER_HALVINGS
             for name, count in halvings.items():
                 _check_side(
                     crop_size, key, 2**count * first, SMALLEST_BOTTLENECK, f"{name} and {stages} training.stage_steps"
                 )
+            assert isinstance(training, Pix2PixHDTrainingConfig)
+            _check_discriminator(training, crop_size=crop_size, key=key)
+
+
+def _check_discriminator(training: Pix2PixHDTrainingConfig, *, crop_size: int, key: str) -> None:
+    """In the first stage, whose smallest pictures are as small as those of the others."""
+    stages = len(training.stage_steps)
+    first = 2 ** (stages - 1)
+    if training.discriminator == "segmenter":
+        needed_by = f"training.discriminator segmenter and {stages} training.stage_steps"
+        _check_side(crop_size, key, 2**SEGMENTER_HALVINGS * first, 1, needed_by)
+        return
+    smallest = math.ceil(crop_size / (first * 2 ** (training.num_scales - 1)))
+    if smallest < SMALLEST_JUDGED:
+        raise ValueError(
+            f"{key} is {crop_size}; training.num_scales {training.num_scales} and {stages} training.stage_steps leave "
+            f"the coarsest patch discriminator {smallest} pixels of it, at least {SMALLEST_JUDGED} are needed: change "
+            "one of them"
+        )
 
 
 def _check_side(crop_size: int, key: str, multiple: int, smallest: int, needed_by: str) -> None:

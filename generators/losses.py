@@ -41,7 +41,6 @@ def diversity_loss(
     weights: Tensor,
     mean_weight: float = 0.001,
     class_norm: ClassNorm = "none",
-    class_weights: Tensor | None = None,
 ) -> DiversityLoss:
     """(1 - m) Σ_c min_u T_uc + m Σ_c mean_u T_uc, averaged over the batch.
 
@@ -57,7 +56,6 @@ def diversity_loss(
         mean_weight: m. With 0 most outputs stop learning; larger values make the outputs alike.
         class_norm: what a class counts: "none" its share of the area, as published; "area" the same for each class
             in the image; "sqrt_area" between the two. An image's classes count 1 together in every case.
-        class_weights: (N,) factors on top, or None.
     """
     errors = torch.stack(
         [
@@ -66,7 +64,7 @@ def diversity_loss(
         ]
     ).sum(0)
     share = classes.mean(dim=(2, 3))
-    errors = errors * _class_factors(share, class_norm, class_weights)[:, None]
+    errors = errors * _class_factors(share, class_norm)[:, None]
     best, winner = errors.min(dim=1)
     loss = ((1 - mean_weight) * best + mean_weight * errors.mean(dim=1)).sum(dim=1).mean()
     won = F.one_hot(winner, errors.shape[1]) * (share > 0)[..., None]
@@ -85,7 +83,7 @@ def _errors_by_class(found: Tensor, wanted: Tensor, classes: Tensor) -> Tensor:
     return torch.einsum("bkhw,bchw->bkc", error, share) / error[0, 0].numel()
 
 
-def _class_factors(share: Tensor, class_norm: ClassNorm, class_weights: Tensor | None) -> Tensor:
+def _class_factors(share: Tensor, class_norm: ClassNorm) -> Tensor:
     """(B, N) factors f_c with Σ_c share_c f_c = Σ_c share_c; 0 for classes that are not there. share: (B, N)."""
     present = share > 0
     safe = share.clamp(min=torch.finfo(share.dtype).tiny)
@@ -98,8 +96,7 @@ def _class_factors(share: Tensor, class_norm: ClassNorm, class_weights: Tensor |
             factors = present / safe.sqrt()
         case _:
             assert_never(class_norm)
-    factors = factors * (share.sum(1) / (share * factors).sum(1).clamp(min=1e-12))[:, None]
-    return factors if class_weights is None else factors * class_weights
+    return factors * (share.sum(1) / (share * factors).sum(1).clamp(min=1e-12))[:, None]
 
 
 class LayerWeights(nn.Module):

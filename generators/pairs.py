@@ -7,6 +7,8 @@ nearest one of the palette, since JPEG does not keep them.
 H W size of a loaded picture, S side of a training crop.
 """
 
+import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -239,9 +241,19 @@ class PairSource:
         return self._batch([self._middle(self._load(self.shown[pick])) for pick in picks], shrink)
 
     def every(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
-        for start in range(0, len(self.training), batch_size):
-            pairs = [self._load(files) for files in self.training[start : start + batch_size]]
-            yield self._batch([self._middle(pair) for pair in pairs], shrink)
+        """Crops that show all of every training picture; they overlap where its sides are no multiples of S."""
+        return self._batches(itertools.chain.from_iterable(map(self._tiles, self._training())), shrink, batch_size)
+
+    def middles(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
+        """The middle of every training picture, as `samples` shows those held out."""
+        return self._batches(map(self._middle, self._training()), shrink, batch_size)
+
+    def _training(self) -> Iterator[Pair]:
+        return map(self._load, self.training)
+
+    def _batches(self, crops: Iterator[Pair], shrink: int, batch_size: int) -> Iterator[Batch]:
+        while some := list(itertools.islice(crops, batch_size)):
+            yield self._batch(some, shrink)
 
     def _read(self, files: PairFiles) -> Pair:
         picture = read_image(files.photo)
@@ -270,6 +282,14 @@ class PairSource:
     def _middle(self, pair: Pair) -> Pair:
         top, left = ((side - self.crop_size) // 2 for side in pair.labels.shape)
         return self._cut(pair, top, left)
+
+    def _tiles(self, pair: Pair) -> Iterator[Pair]:
+        """The fewest crops that cover the picture, evenly spread."""
+        tops, lefts = (
+            np.linspace(0, side - self.crop_size, math.ceil(side / self.crop_size)).round().astype(int)
+            for side in pair.labels.shape
+        )
+        return (self._cut(pair, top, left) for top in tops for left in lefts)
 
     def _cut(self, pair: Pair, top: int, left: int) -> Pair:
         return Pair(*(part[top : top + self.crop_size, left : left + self.crop_size] for part in pair))

@@ -22,7 +22,8 @@ from generators.style_bank import fit_bank
 
 @dataclass(frozen=True)
 class Design:
-    """What the networks look like. generator: arguments of `Pix2PixHDGenerator` other than channels and enhancers.
+    """What the networks look like. generator: arguments of `Pix2PixHDGenerator` other than channels and enhancers; the
+    style encoder enlarges its maps as the generator does.
 
     The rest: see `Pix2PixHDNetworkConfig` and `Pix2PixHDTrainingConfig`.
     """
@@ -59,7 +60,7 @@ class Networks:
                 design.style_channels,
                 width=design.encoder_width,
                 num_downsamples=design.encoder_downsamples,
-                upsampling="resize",
+                upsampling=generator.config["upsampling"],
             )
         if design.discriminator == "segmenter":
             return cls(generator, encoder, SegmenterDiscriminator(num_classes))

@@ -15,7 +15,7 @@ BATCH = 8
 def fit_bank(
     encoder: StyleEncoder, source: Source, *, num_centres: int, seed: int, shrink: int, ignore: int | None
 ) -> StyleBank:
-    """K-means per class over the instances of `source`, each counting once, however small it is.
+    """K-means per class over the instances that `source` shows, each counting once a crop, however small it is.
 
     shrink: how much smaller the encoder sees the pictures, see `encode_styles`.
     """

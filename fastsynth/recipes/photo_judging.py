@@ -89,7 +89,7 @@ def nearest_photos(source: PairSource, wanted: Batch) -> tuple[Tensor, Tensor]:
     start = 0
     best = torch.full((len(wanted.labels),), -1.0)
     photos, some = torch.zeros_like(wanted.image), []
-    for batch in source.every(shrink=1, batch_size=BATCH):
+    for batch in source.middles(shrink=1, batch_size=BATCH):
         agreement = (wanted.labels[:, None] == batch.labels).float().mean(dim=(2, 3))
         value, place = agreement.max(dim=1)
         closer = value > best

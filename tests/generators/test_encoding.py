@@ -16,13 +16,10 @@ def test_the_planes_of_a_layout_name_its_classes():
     assert planes.sum() == labels().numel()
 
 
-def test_ignored_pixels_are_in_no_plane_or_in_the_void_plane():
+def test_ignored_pixels_are_in_no_plane():
     ids = torch.tensor([[[0, 255], [1, 1]]], dtype=torch.uint8)
     planes = one_hot(ids, num_classes=2, ignore=255)
     assert planes.sum(1).tolist() == [[[1, 0], [1, 1]]]
-    planes = one_hot(ids, num_classes=3, ignore=255, void=True)
-    assert planes[:, 2].tolist() == [[[0, 1], [0, 0]]]
-    assert (planes.sum(1) == 1).all()
 
 
 @pytest.mark.parametrize("wrong", [7, -1, 255])

@@ -1,13 +1,16 @@
 """The presets of whole pictures: valid, complete after a round trip, and of sizes that their networks take."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from fastsynth.config import dump_config, load_config
 from generators.crn import CRN
+from generators.discriminators import MultiScaleDiscriminator
 from generators.layout_config import (
     CRNConfig,
     CRNNetworkConfig,
@@ -69,6 +72,16 @@ def taken(network, side: int) -> bool:
     return True
 
 
+def smallest_map(network: nn.Module, run: Callable[[torch.Tensor], object], image: torch.Tensor) -> int:
+    """Shortest side of all that the network's convolutions give in this run of it."""
+    sides = []
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            part.register_forward_hook(lambda part, given, found: sides.append(min(found.shape[-2:])))
+    run(image)
+    return min(sides)
+
+
 @pytest.mark.parametrize("side", [32, 48, 64, 96, 128])
 @pytest.mark.parametrize("modules", [3, 4, 5, 6])
 def test_settings_of_crn_are_accepted_where_the_network_takes_the_pictures(modules, side):
@@ -103,11 +116,30 @@ def test_settings_of_pix2pixhd_are_accepted_where_the_networks_take_the_pictures
     def draw(side: int) -> None:
         with torch.device("meta"):
             network = Pix2PixHDGenerator(2, edges=False, width=2, num_downsamples=downsamples, num_enhancers=1)
-            network(torch.zeros(1, 2, side, side))
-            StyleEncoder(width=2, num_downsamples=encoder_downsamples).features(torch.zeros(1, 3, side // 2, side // 2))
+            encoder = StyleEncoder(width=2, num_downsamples=encoder_downsamples)
+            whole, half = torch.zeros(1, 2, side, side), torch.zeros(1, 3, side // 2, side // 2)
+            sides = smallest_map(network, network, whole), smallest_map(encoder, encoder.features, half)
+        if min(sides) < 4:
+            raise ValueError(sides)
 
-    training = Pix2PixHDTrainingConfig(stage_steps=(60, 60))
+    training = Pix2PixHDTrainingConfig(stage_steps=(60, 60), num_scales=1)
     assert taken(lambda side: check_sizes(settings, training, crop_size=side, key=""), side) == taken(draw, side)
+
+
+@pytest.mark.parametrize("side", [32, 48, 64, 80, 96, 160])
+@pytest.mark.parametrize("num_scales", [1, 2, 3, 4])
+def test_settings_of_patch_discriminators_are_accepted_where_their_maps_have_3_pixels(num_scales, side):
+    network = Pix2PixHDNetworkConfig(num_downsamples=1, encoder_downsamples=1)
+    training = Pix2PixHDTrainingConfig(stage_steps=(60, 60), num_scales=num_scales)
+    with torch.device("meta"):
+        smallest = min(
+            smallest_map(judge, judge, torch.zeros(1, 5, pixels, pixels))
+            for judge, pixels in (
+                (MultiScaleDiscriminator(5, width=2, num_scales=num_scales), side // 2),
+                (MultiScaleDiscriminator(5, width=2, num_scales=num_scales + 1), side),
+            )
+        )
+    assert taken(lambda side: check_sizes(network, training, crop_size=side, key=""), side) == (smallest >= 3)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +152,9 @@ def test_settings_of_pix2pixhd_are_accepted_where_the_networks_take_the_pictures
         (Pix2PixHDConfig, {"network": {"width": 6}, "training": {"stage_steps": [60] * 3}}, "width is 6; 3 stages"),
         (Pix2PixHDConfig, {"crop_size": 32, "training": {"stage_steps": [60, 60]}, "network": {"num_downsamples": 4}},
          "crop_size is 32; network.num_downsamples 4 and 2 training.stage_steps need a multiple of 32 pixels"),
+        (Pix2PixHDConfig, {"crop_size": 32}, "num_downsamples 3 and 2 .* need a multiple of 16 pixels, at least 64"),
+        (Pix2PixHDConfig, {"crop_size": 64, "training": {"num_scales": 3}},
+         "is 64; training.num_scales 3 and 2 training.stage_steps leave the coarsest patch discriminator 8 pixels of"),
         (Pix2PixHDConfig, {"training": {"stage_steps": [40, 60]}}, "calibration_steps 50 would never end"),
         (Pix2PixHDConfig, {"training": {"discriminator": "segmenter", "num_scales": 3, "pool_size": 9}},
          "discriminator segmenter has no use for num_scales, pool_size; remove them"),

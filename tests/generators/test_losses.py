@@ -109,11 +109,6 @@ class TestDiversity:
             loss = diversity_loss(found, target, planes(), weights=torch.ones(1), class_norm=class_norm).loss
             assert loss.item() == pytest.approx(0.7, rel=1e-5)
 
-    def test_class_weights_multiply(self):
-        outputs, target = two_heads()
-        arguments = {"weights": torch.ones(1), "mean_weight": 0.0, "class_weights": torch.tensor([0.0, 10.0, 1.0])}
-        assert diversity_loss([outputs], [target], halves(), **arguments).loss.item() == pytest.approx(10 * 0.25 * 3)
-
     def test_win_shares_sum_to_one_for_classes_that_were_seen(self):
         found = diversity_loss(maps(0, (2, 3)), maps(1, (2,)), planes(), weights=WEIGHTS)
         torch.testing.assert_close(win_shares(found.wins).sum(0), torch.ones(4))

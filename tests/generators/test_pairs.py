@@ -151,6 +151,31 @@ class TestSource:
         np.testing.assert_array_equal(seen, np.array(list(COLOURS.values()))[batch.labels.numpy()])
         assert len({row.tobytes() for row in batch.labels.numpy()}) > 3
 
+    @pytest.fixture
+    def numbered(self, tmp_path) -> list[PairFiles]:
+        """Of three shapes; a pixel's colour is its row, column and picture, its class goes by its column."""
+        for number, (height, width) in enumerate([(16, 41), (35, 16), (16, 16)]):
+            place = np.stack([*np.indices((height, width)), np.full((height, width), number)], axis=2)
+            save(tmp_path / "photos" / f"{number}.png", place.astype(np.uint8))
+            save(tmp_path / "layouts" / f"{number}.png", (place[..., 1] // 8).astype(np.uint8))
+        return find_pairs(tmp_path / "photos", tmp_path / "layouts", None)
+
+    def test_all_of_wide_and_high_pictures_is_in_few_crops(self, numbered):
+        palette = Palette({str(i): i for i in range(6)}, ignore=None)
+        batches = list(source(numbered, palette).every(shrink=1, batch_size=3))
+        assert [len(batch.image) for batch in batches] == [3, 3, 1]
+        images = np.concatenate([batch.image.movedim(1, -1).numpy() for batch in batches])
+        places = np.rint((images + 1) * 127.5).astype(int)
+        everywhere = {(*at, n) for n, shape in enumerate(((16, 41), (35, 16), (16, 16))) for at in np.ndindex(shape)}
+        assert {*map(tuple, places.reshape(-1, 3).tolist())} == everywhere
+        np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), places[..., 1] // 8)
+
+    def test_of_each_training_picture_there_is_one_middle(self, numbered):
+        palette = Palette({str(i): i for i in range(6)}, ignore=None)
+        (batch,) = source(numbered, palette).middles(shrink=1, batch_size=8)
+        corners = np.rint((batch.image[:, :, 0, 0].numpy() + 1) * 127.5)
+        assert corners.tolist() == [[0, 12, 0], [9, 0, 1], [0, 0, 2]]
+
     def test_instance_files_are_read_at_16_bits_and_sizes_must_agree(self, tmp_path):
         photo = save(tmp_path / "photo.png", np.zeros((16, 16, 3), np.uint8))
         layout = save(tmp_path / "layout.png", np.zeros((16, 16), np.uint8))

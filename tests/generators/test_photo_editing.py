@@ -127,7 +127,10 @@ class TestCommand:
                 "photos": str(pair_folder / "photos"), "layouts": str(pair_folder / "layouts"), "load_size": 32,
                 "crop_size": 32, "held_out": 2, "classes": colours,
             },
-            "renderer": {"kind": "pix2pixhd"},
+            "renderer": {
+                "kind": "pix2pixhd", "network": {"num_downsamples": 2, "encoder_downsamples": 2},
+                "training": {"num_scales": 1},
+            },
         }  # fmt: skip
         path = tmp_path / "photos.yaml"
         path.write_text(yaml.safe_dump(values, sort_keys=False))

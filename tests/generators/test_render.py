@@ -16,9 +16,10 @@ from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import ALL_POSES, Poses
 from fastsynth.types import CentreStyle, ReferenceStyle, Renderer, SeedStyle, instance_seed
 from generators.batches import CropSource
-from generators.encoding import surroundings
+from generators.encoding import instance_edges, one_hot, surroundings
 from generators.layout_model import LayoutModel
 from generators.render import LayoutRenderer
+from generators.style import paint_styles
 from generators.surface import FLOOR, surface_detail, surface_gain, times
 
 
@@ -266,12 +267,22 @@ class TestStyles:
 
 
 class TestLayoutModel:
-    def test_any_size_is_drawn(self, fit_crn, fit_pix2pixhd, pairs, tmp_path):
+    def test_any_size_is_drawn_as_a_larger_one_and_cut(self, fit_crn, fit_pix2pixhd, pairs, tmp_path):
+        """The networks halve twice; what they see beyond the layout repeats its last rows and columns."""
         for name, fit in (("crn", fit_crn), ("gan", fit_pix2pixhd)):
             model = fit(pairs, tmp_path / name, steps=(1,))
-            for size in ((32, 32), (33, 45), (20, 70)):
-                labels = torch.zeros(size, dtype=torch.int64)
-                assert model.draw(labels, labels, seed=0).shape == (3, *size)
+            for (height, width), padded in (((32, 32), (32, 32)), ((33, 45), (36, 48)), ((20, 70), (20, 72))):
+                labels = torch.randint(3, (height, width), generator=torch.Generator().manual_seed(0))
+                planes = one_hot(labels[None], num_classes=3)
+                if name == "gan":  # one instance per class
+                    style = paint_styles(labels, model.instance_styles(labels, labels, seed=0))
+                    planes = torch.cat([planes, instance_edges(labels[None]), style[None]], dim=1)
+                margins = [(0, 0), (0, 0), (0, padded[0] - height), (0, padded[1] - width)]
+                with torch.no_grad():
+                    drawn = model.generator(torch.from_numpy(np.pad(planes.numpy(), margins, mode="edge")))
+                wanted = drawn[0, 1] if name == "crn" else drawn[0]
+                found = model.draw(labels, labels, seed=0, output=1)
+                torch.testing.assert_close(found, wanted[:, :height, :width].clamp(-1, 1))
 
     def test_noise_gives_every_instance_a_look_by_the_seed(self, fit_pix2pixhd, pairs, tmp_path):
         model = fit_pix2pixhd(pairs, tmp_path, steps=(4,), style="noise")

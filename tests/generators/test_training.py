@@ -1,11 +1,13 @@
 """Laws of the loop that both renderers share: they learn, interruptions leave no trace, stages hand on weights."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from generators import loop
 from generators.batches import Batch
@@ -14,6 +16,7 @@ from generators.crn_training import WinCounts
 from generators.layout_model import LayoutModel
 from generators.loop import decay_factor
 from generators.losses import win_shares
+from generators.pairs import PairSource
 from generators.pix2pixhd import Pix2PixHDGenerator
 
 
@@ -35,6 +38,18 @@ def kill_at(step: int):
             raise Killed
 
     return log
+
+
+class InTurn:
+    """A source of the same few batches, over and over."""
+
+    def __init__(self, source: PairSource, batches: list[Batch]) -> None:
+        self.class_names, self.samples, self.batches = source.class_names, source.samples, itertools.cycle(batches)
+
+    def draw(self, count: int, *, shrink: int, rng: np.random.Generator) -> Batch:
+        batch = next(self.batches)
+        assert (len(batch.labels), shrink) == (count, 1)
+        return batch
 
 
 @pytest.fixture(params=["crn", "pix2pixhd"])
@@ -79,14 +94,16 @@ class TestInterruption:
 
 
 class TestLoop:
-    def test_accumulated_batches_take_as_many_steps_and_other_pictures(self, fit_crn, pairs, weights, tmp_path):
-        logged = []
-        one = fit_crn(pairs, tmp_path / "one", steps=(3,))
-        two = fit_crn(
-            pairs, tmp_path / "two", steps=(3,), gradient_accumulation_steps=2, log=lambda values: logged.append(values)
-        )
-        assert [values["step"] for values in logged] == [3]
-        assert any(not torch.equal(a, weights(two)[name]) for name, a in weights(one).items())
+    def test_a_batch_in_parts_teaches_what_it_teaches_as_a_whole(self, fit_crn, pairs, weights, tmp_path, monkeypatch):
+        """CRN norms each sample by itself. By plain gradient descent, since Adam is blind to a gradient's size."""
+        monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, betas: torch.optim.SGD(parameters, lr=lr))
+        batch, logged = pairs.draw(4, shrink=1, rng=np.random.default_rng(0)), []
+        halves = [batch.part(slice(0, 2)), batch.part(slice(2, 4))]
+        changes = {"steps": (3,), "calibration_steps": 0, "ema_decay": 0.0, "log": logged.append}
+        whole = fit_crn(InTurn(pairs, [batch]), tmp_path / "whole", batch_size=4, **changes)
+        changes |= {"batch_size": 2, "gradient_accumulation_steps": 2}
+        assert_same(weights(whole), weights(fit_crn(InTurn(pairs, halves), tmp_path / "parts", **changes)))
+        assert [values["step"] for values in logged] == [3, 3]
 
     def test_rates_stay_and_then_fall_to_nothing(self):
         factors = [decay_factor(step, steps=10, decay_share=0.5) for step in range(10)]
@@ -154,12 +171,25 @@ class TestPix2PixHD:
         assert last["bf16"]["perceptual"] != last["no"]["perceptual"]
         assert last["bf16"]["perceptual"] == pytest.approx(last["no"]["perceptual"], rel=0.1)
 
+    def test_its_renders_come_to_match_the_features_of_a_discriminator_at_rest(self, fit_pix2pixhd, pairs, tmp_path):
+        logged, small = [], {"width": 24, "num_downsamples": 3, "num_blocks": 4}
+        rest = {"discriminator_learning_rate": 1e-9, "perceptual_weight": 0.0}
+        fit_pix2pixhd(pairs, tmp_path, steps=(30,), batch_size=4, generator=small, log=logged.append, **rest)
+        assert logged[-1]["matching"] < 0.7 * logged[0]["matching"]
+
     def test_its_perceptual_term_starts_at_its_weight(self, fit_pix2pixhd, pairs, tmp_path):
         """As in the publication, where it stands beside feature matching with the same weight."""
         logged = []
         for weight in (10.0, 3.0):
             fit_pix2pixhd(pairs, tmp_path / str(weight), steps=(1,), perceptual_weight=weight, log=logged.append)
         assert [values["perceptual"] for values in logged] == [10.0, 3.0]
+
+    @pytest.mark.parametrize(("upsampling", "kind"), [("resize", nn.Conv2d), ("transposed", nn.ConvTranspose2d)])
+    def test_the_style_encoder_enlarges_as_the_generator_does(self, fit_pix2pixhd, pairs, tmp_path, upsampling, kind):
+        shape = {"width": 8, "num_downsamples": 2, "num_blocks": 1}
+        model = fit_pix2pixhd(pairs, tmp_path, steps=(1,), generator={**shape, "upsampling": upsampling})
+        for part in (model.generator.global_generator, model.encoder):
+            assert [isinstance(block.conv, kind) for block in part.up] == [True, True]
 
     @pytest.mark.parametrize("freeze_steps", [3, 6])
     def test_the_global_generator_rests_while_frozen_and_moves_after(
