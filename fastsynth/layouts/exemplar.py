@@ -228,7 +228,9 @@ def with_contrast_of(source: np.ndarray, drawn: np.ndarray, foreground: np.ndarr
     """`drawn` with the brightness and contrast that the defect has in `source`: mean and deviation inside the mask.
 
     A denoiser that has seen few defects draws towards their mean: lines come out paler than it started from, and a
-    pale crack is what every mark on a sound surface looks like. source, drawn: (h, w, C) float. foreground: (h, w) bool.
+    pale crack is what every mark on a sound surface looks like.
+
+    source, drawn: (h, w, C) float in [-1, 1]. foreground: (h, w) bool.
     """
     wanted, found = source[foreground], drawn[foreground]
     gain = np.clip(wanted.std() / max(float(found.std()), 1e-3), *CONTRAST_GAINS)
