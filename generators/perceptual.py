@@ -147,7 +147,7 @@ def _hub_weights() -> Mapping[str, Tensor]:
 
     try:
         return VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
         raise ConnectionError(f"VGG-19 could not be fetched ({error}); use the trunk 'offline'") from error
 
 
