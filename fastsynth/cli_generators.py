@@ -63,6 +63,20 @@ def photo_evaluate(
     print_result(found, "\n".join(lines), as_json)
 
 
+@photo_app.command("export")
+def photo_export(
+    config: ConfigPath,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.onnx", help="File to write.", show_default=False)],
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Write the network that `photo train` has trained as ONNX; the file says what its input planes are."""
+    settings = read_photo_config(config, overrides)
+    from fastsynth.recipes.photos import export_photos
+
+    model = export_photos(settings, output)
+    typer.echo(f"{output}: sides are multiples of {model.multiple}, at least {model.smallest}")
+
+
 @import_app.command("pix2pixhd")
 def import_pix2pixhd(
     generator: Annotated[Path, typer.Argument(help="State dict of the generator, e.g. latest_net_G.pth.")],

@@ -57,7 +57,7 @@ class BandedConvTranspose2d(nn.ConvTranspose2d):
 def band_rows(x: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, height: int) -> int:
     """Rows of the output to compute at once, an even number of at least 8; `height` or more for all of them."""
     per_pixel = max(conv.in_channels, conv.out_channels)
-    values = len(x) * per_pixel * max(x.shape[2] * x.shape[3], height * height * x.shape[3] // x.shape[2])
+    values = x.shape[0] * per_pixel * max(x.shape[2] * x.shape[3], height * height * x.shape[3] // x.shape[2])
     if torch.is_grad_enabled() or values < LARGEST:
         return height
     return max(8, 2 * (height * LARGEST // (8 * values)))

@@ -79,11 +79,16 @@ class LayoutModel:
 
     @property
     def multiple(self) -> int:
-        """Sides the network takes are multiples of this, and at least `smallest` times it."""
+        """Sides the network takes are multiples of this, and at least `smallest`."""
         config = self.generator.config
         if isinstance(self.generator, CRN):
             return int(2 ** (len(config["widths"]) - 1))
         return int(2 ** (config["num_downsamples"] + config["num_enhancers"]))
+
+    @property
+    def smallest(self) -> int:
+        """Pixels that each side has at least."""
+        return self.multiple * (SMALLEST_BASE if self.kind == "crn" else SMALLEST_BOTTLENECK)
 
     @torch.no_grad()
     def draw(
@@ -241,9 +246,10 @@ class LayoutModel:
 
     def _padded(self, planes: Tensor) -> Tensor:
         """(1, C, H, W) with its last rows and columns repeated up to a size the network takes."""
-        smallest = (SMALLEST_BASE if self.kind == "crn" else SMALLEST_BOTTLENECK) * self.multiple
-        height, width = (max(smallest, math.ceil(side / self.multiple) * self.multiple) for side in planes.shape[-2:])
-        return F.pad(planes, (0, width - planes.shape[-1], 0, height - planes.shape[-2]), mode="replicate")
+        below, right = (
+            max(self.smallest, math.ceil(side / self.multiple) * self.multiple) - side for side in planes.shape[-2:]
+        )
+        return F.pad(planes, (0, right, 0, below), mode="replicate")
 
 
 def _read_description(path: Path) -> Description:

@@ -21,6 +21,7 @@ from generators.batches import Batch
 from generators.importing import import_encoder, import_generator
 from generators.layout_config import PhotoConfig
 from generators.layout_model import LayoutModel
+from generators.onnx_export import export_onnx
 from generators.pairs import PairSource, Palette, find_pairs, read_instances, scale_layout
 from generators.sample_sheet import pixels, sample_sheet
 
@@ -119,6 +120,19 @@ def draw_photos(
             atomic_write(path, encode_png(pixels(pictures)[0]))
             written.append(path)
     return written
+
+
+def export_photos(config: PhotoConfig, output: Path) -> LayoutModel:
+    """Write the network that `train_photos` has trained as ONNX, see `generators.onnx_export`; returns its model.
+
+    Raises FileNotFoundError when nothing is trained, ImportError when the extra `onnx` is missing, ValueError for
+    another suffix.
+    """
+    if output.suffix.lower() != ".onnx":
+        raise ValueError(f"{output}: the network is written as .onnx; name the file so")
+    model = load_photo_model(config)
+    atomic_write(output, export_onnx(model))
+    return model
 
 
 def draw_looks(model: LayoutModel, batch: Batch, *, count: int, seed: int) -> list[torch.Tensor]:
