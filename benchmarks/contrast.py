@@ -1,7 +1,7 @@
 """How dark defects are, real and drawn: python benchmarks/contrast.py CONFIG…
 
 CONFIG: of finished runs on the same data, such as <output>/<row>/config.yaml of a table. Per defect type the median,
-over pictures, of what the darkest tenth inside the mask has of the mean brightness around it (a ring 2 to 7 px outside):
+over pictures, of what the darkest tenth inside the mask has of the mean brightness around it (a ring, 2 to 7 px away):
 of training and test defects, and of every run's samples. A scratch or a pit is told by its dark core, which a mean over
 the mask hides. Recorded in benchmarks/results/contrast.json.
 """
