@@ -145,24 +145,49 @@ def test_features_do_not_depend_on_the_batch_and_have_mean_square_one():
     assert (together**2).mean(axis=1) == pytest.approx(np.ones(40), rel=1e-4)
 
 
+def double_sums(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased MMD² with the kernel (x·y / D + 1)³, pair by pair."""
+
+    def k(a, b):
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3
+
+    within = [np.mean([k(a, b) for a, b in combinations(s, 2)]) for s in (x, y)]
+    return float(sum(within) - 2 * np.mean([k(a, b) for a in x for b in y]))
+
+
 def test_kid_of_whole_sets_equals_the_double_sums():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=(6, 5)), rng.normal(0.5, 1, (4, 5))
 
-    def k(x, y):
-        return (sum(a * b for a, b in zip(x, y, strict=True)) / 5 + 1) ** 3
-
-    def slow(x, y):
-        within = [np.mean([k(a, b) for a, b in combinations(s, 2)]) for s in (x, y)]
-        return sum(within) - 2 * np.mean([k(a, b) for a in x for b in y])
-
     # halves of a set written twice would repeat items; so compare the mean over all halves with a long run
-    halves = [slow(real[list(i)], fake[list(j)]) for i in combinations(range(6), 3) for j in combinations(range(4), 2)]
-    assert np.mean(halves) == pytest.approx(slow(real, fake))  # the estimator is unbiased
+    halves = [
+        double_sums(real[list(i)], fake[list(j)]) for i in combinations(range(6), 3) for j in combinations(range(4), 2)
+    ]
+    assert np.mean(halves) == pytest.approx(double_sums(real, fake))  # the estimator is unbiased
     found = kid(real, fake, rng=rng, subsets=4000)
     assert found.mean == pytest.approx(np.mean(halves), abs=4 * np.std(halves) / np.sqrt(4000))
     assert found.low == pytest.approx(np.percentile(halves, 2.5), abs=0.3 * np.std(halves))
     assert found.high == pytest.approx(np.percentile(halves, 97.5), abs=0.3 * np.std(halves))
+
+
+def test_the_interval_is_that_of_the_halves_of_either_set():
+    """Of sets of unequal sizes, each half its own, and at most `subset_size`."""
+    rng = np.random.default_rng(3)
+    real, fake = rng.normal(size=(12, 6)), rng.normal(0.2, 1, size=(60, 6))
+
+    def values(largest: int) -> np.ndarray:
+        draw = np.random.default_rng(4)
+        halves = [
+            [s[draw.choice(len(s), min(len(s) // 2, largest), replace=False)] for s in (real, fake)] for _ in range(100)
+        ]
+        return np.array([double_sums(*pair) for pair in halves])
+
+    for largest in (500, 5):
+        found = kid(real, fake, rng=np.random.default_rng(4), subset_size=largest)
+        wanted = values(largest)
+        assert (found.mean, found.low, found.high) == pytest.approx(
+            (wanted.mean(), *np.percentile(wanted, [2.5, 97.5])), abs=1e-9
+        )
 
 
 def test_kid_of_equal_distributions_covers_zero_in_about_95_of_100_cases():
