@@ -36,8 +36,8 @@ Styles = Annotated[
 ]
 ORDER = "fastsynth.order"
 EDITS = (
-    *("add", "remove", "move", "turn", "scale", "grow", "paint", "erase", "copy", "set_class", "set_style"),
-    *("set_severity", "restyle", "swap_styles", "lock", "unlock", "undo", "redo"),
+    *("add", "remove", "move", "turn", "scale", "grow", "bend", "paint", "erase", "copy", "set_class"),
+    *("set_style", "set_severity", "restyle", "swap_styles", "lock", "unlock", "undo", "redo"),
 )
 
 
@@ -67,6 +67,7 @@ def edit(
     turn: Annotated[list[str], typer.Option(metavar="ID=DEGREES", help="Turn counter-clockwise.")] = [],  # noqa: B006
     scale: Annotated[list[str], typer.Option(metavar="ID=FACTOR", help="Make larger or smaller.")] = [],  # noqa: B006
     grow: Annotated[list[str], typer.Option(metavar="ID=PIXELS", help="Move the border out or in.")] = [],  # noqa: B006
+    bend: Annotated[list[str], typer.Option(metavar="ID=PIXELS[@SEED]", help="Bend elastically.")] = [],  # noqa: B006
     paint: Annotated[list[str], typer.Option(metavar="ID=WIDTH@X,Y;X,Y…", help="Add a brush stroke.")] = [],  # noqa: B006
     erase: Annotated[list[str], typer.Option(metavar="ID=WIDTH@X,Y;X,Y…", help="Take a stroke off.")] = [],  # noqa: B006
     copy: Annotated[list[str], typer.Option(metavar="ID=DX,DY", help="The same again elsewhere.")] = [],  # noqa: B006
@@ -111,8 +112,8 @@ def edit(
     if render is not None:
         from fastsynth.recipes.editing_renders import render_layout
 
-        renderer = _load_renderer(render, opened, overrides, device)
-        files = render_layout(renderer, opened, output=output, mode=mode, looks=looks, sheet=sheet)
+        renderer, sha256 = _load_renderer(render, opened, overrides, device)
+        files = render_layout(renderer, opened, model_sha256=sha256, output=output, mode=mode, looks=looks, sheet=sheet)
     described = opened.describe()
     print_result({**described, "files": [str(path) for path in files]}, _text(described, files), as_json)
 
@@ -149,15 +150,20 @@ def _from_photo(layout: Path, config: Path, name: str, *, seed: int, overrides: 
     return layout_from_photo(layout, read_photo_config(config, overrides), name, seed=seed)
 
 
-def _load_renderer(config: Path, file: "LayoutFile", overrides: list[str], device: str | None) -> "Renderer":
-    """What the configuration's training has made: a run's renderer, or one of whole pictures."""
+def _load_renderer(
+    config: Path, file: "LayoutFile", overrides: list[str], device: str | None
+) -> tuple["Renderer", str | None]:
+    """What the configuration's training has made, a run's renderer or one of whole pictures; and its model's hash."""
     if is_of_photos(config):
         from fastsynth.recipes.photo_editing import load_photo_renderer
+        from fastsynth.recipes.photos import model_sha256
 
-        return load_photo_renderer(read_photo_config(config, overrides, device=device))
+        settings = read_photo_config(config, overrides, device=device)
+        return load_photo_renderer(settings), model_sha256(settings)
     from fastsynth.recipes.editing_renders import load_run_renderer
 
-    return load_run_renderer(open_run(config, overrides, None, device), file)
+    run = open_run(config, overrides, None, device)
+    return load_run_renderer(run, file), run.model_sha256()
 
 
 def _in_order(ctx: typer.Context) -> Iterator[tuple[str, str]]:
@@ -202,6 +208,10 @@ def _parsed(name: str, text: str, clip: str | None) -> "Edit":
             values = {"op": "turn", "id": _number(head), key: _factor(rest), **cut}
         case "grow":
             values = {"op": "grow", "id": _number(head), "pixels": _number(rest), **cut}
+        case "bend":
+            pixels, at, seed = rest.partition("@")
+            values = {"op": "bend", "id": _number(head), "pixels": _number(pixels), **cut}
+            values |= {"seed": _number(seed)} if at else {}
         case "paint" | "erase":
             width, _, points = rest.partition("@")
             stroke = [_numbers(point, count=2) for point in points.split(";")]

@@ -84,11 +84,18 @@ def import_pix2pixhd(
     encoder: Annotated[Path | None, typer.Option(help="State dict of the encoder, e.g. latest_net_E.pth.")] = None,
     edges: Annotated[bool, typer.Option(help="Whether it was trained with instance edges.")] = True,
     style_channels: Annotated[int | None, typer.Option(min=0, help="Style planes; 3 with an encoder, else 0.")] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG", help="With --encoder: the photos of this configuration give looks to draw from."
+        ),
+    ] = None,
 ) -> None:
     """Read a published pix2pixHD; only tensors are taken from the files, no code."""
+    settings = None if photos is None else read_photo_config(photos, [])
     from fastsynth.recipes.photos import import_pix2pixhd
 
     channels = (0 if encoder is None else 3) if style_channels is None else style_channels
-    model = import_pix2pixhd(generator, encoder, output, edges=edges, style_channels=channels)
+    model = import_pix2pixhd(generator, encoder, output, edges=edges, style_channels=channels, photos=settings)
     parameters = sum(each.numel() for each in model.generator.parameters())
     typer.echo(f"{output}: {len(model.class_names)} classes, {parameters:,} parameters")

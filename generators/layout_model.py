@@ -200,7 +200,7 @@ class LayoutModel:
         if self.bank is None:
             raise ValueError(
                 f"this renderer has no style bank to choose a style for an instance of class {label} from; give every "
-                "instance a style, or train a renderer"
+                "instance a style, train a renderer, or import it with --photos"
             )
         return self.bank.average if label == self.ignore else self.bank.draw(label, generator=generator)
 

@@ -60,7 +60,8 @@ def test_options_act_in_the_order_they_are_given(call, layout):
 def test_every_option_makes_its_edit_and_undo_and_redo_walk_through_them(call, layout, mask):
     options = [
         *("--move", "1=2,-1", "--copy", "1=20,20", "--turn", "2=90", "--scale", "2=0.5", "--grow", "1=1"),
-        *("--paint", "1=3@30,30;35,30", "--erase", "1=1@30,30", "--set-class", "2=blob", "--set-style", "1=seed:7"),
+        *("--bend", "1=2", "--bend", "1=1@7", "--paint", "1=3@30,30;35,30", "--erase", "1=1@30,30"),
+        *("--set-class", "2=blob", "--set-style", "1=seed:7"),
         *("--set-style", "2=test/a b.png#2", "--swap-styles", "1,2", "--set-severity", "1=2", "--restyle", "4"),
         *("--lock", "1", "--unlock", "1", "--remove", "2", "--add", f"blob={mask}@30,2"),
     ]
@@ -98,6 +99,8 @@ WRONG = {
     "undo": (("--undo", "2"), "--undo 2: cannot undo 2 edits; there are 1"),
     "redo": (("--redo", "1"), "--redo 1: cannot redo 1 edits; 0 are undone"),
     "scale": (("--scale", "1=nan"), "scale"),
+    "bend": (("--bend", "1=-2"), "--bend 1=-2: pixels: got -2"),
+    "seed of a bend": (("--bend", "1=2@"), "'' is not a whole number"),
     "unlocked first": (("--lock", "1", "--move", "1=1,1"), "is locked; unlock it first"),
     "the second of two": (("--move", "1=1,1", "--remove", "9"), "--remove 9"),
     "both starts": (("--from-image", "a.png", "--from-store", "a.yaml", "1"), "a layout starts from one of them"),
@@ -176,6 +179,7 @@ def test_a_stored_sample_is_edited_and_rendered_and_the_rest_of_it_stays(cli, wr
     assert set(np.unique(read_image(out.with_name("new_instances.png")))) == {0, 1}
     record = json.loads(out.with_suffix(".json").read_text())
     assert (record["mode"], len(record["looks"]), record["edits"]) == ("edit", 3, ["restyle"])
+    assert record["model_sha256"] is None  # copy_paste has no model
 
     answer = cli("edit", layout, "--remove", 1, "--mode", "paired", *rendered)
     assert answer.code == 0, answer.err

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from fastsynth.layouts.layout import add_instance, find_instance, free_instance, next_id, replace_instance
-from fastsynth.layouts.masks import move_origin, tight_box
+from fastsynth.layouts.masks import bend_mask, move_origin, tight_box
 from fastsynth.layouts.placement import object_region
 from fastsynth.types import CentreStyle, Instance, Layout, SeedStyle, Style, Warp, sample_seed
 
@@ -113,6 +113,20 @@ def grow_instance(layout: Layout, id: int, *, pixels: int, clip: Clip | None = N
     mask = change(np.pad(old.mask, pad).astype(np.uint8), disc) > 0
     grown = _shifted(old, _not_empty(mask, id, f"after {pixels} pixels"), -pad, -pad)
     return replace_instance(layout, _fitted(layout, _tight(grown), clip))
+
+
+def bend_instance(layout: Layout, id: int, *, pixels: int, seed: int = 0, clip: Clip | None = None) -> Layout:
+    """Bend the shape elastically, no point of it by more than `pixels`; the look stays, and is not bent with it.
+
+    seed: of how it is bent, together with the id: two instances bend in two ways.
+    Raises ValueError as `move_instance`, and for a number of pixels outside 0 … MAX_GROWTH.
+    """
+    old = free_instance(layout, id)
+    if not 0 <= pixels <= MAX_GROWTH:
+        raise ValueError(f"instance {id} by {pixels} pixels; wanted 0 to {MAX_GROWTH} to bend it by")
+    mask = bend_mask(old.mask, pixels=pixels, seed=sample_seed(seed, id))
+    bent = _shifted(old, _not_empty(mask, id, f"bent by {pixels} pixels"), -pixels - 1, -pixels - 1)
+    return replace_instance(layout, _fitted(layout, _tight(bent), clip))
 
 
 def paint_instance(

@@ -154,6 +154,14 @@ class Grow(Config):
     clip: Clip | None = None
 
 
+class Bend(Config):
+    op: Literal["bend"] = "bend"
+    id: Id
+    pixels: Annotated[int, Field(strict=True, ge=0, le=MAX_GROWTH)]
+    seed: Seed = 0
+    clip: Clip | None = None
+
+
 class Paint(Config):
     op: Literal["paint"] = "paint"
     id: Id
@@ -202,7 +210,20 @@ class Lock(Config):
 
 
 Edit = Annotated[
-    Add | Remove | Move | Turn | Grow | Paint | Copy | SetClass | SetStyle | SetSeverity | Restyle | SwapStyles | Lock,
+    Add
+    | Remove
+    | Move
+    | Turn
+    | Grow
+    | Bend
+    | Paint
+    | Copy
+    | SetClass
+    | SetStyle
+    | SetSeverity
+    | Restyle
+    | SwapStyles
+    | Lock,
     Field(discriminator="op"),
 ]
 
@@ -237,6 +258,8 @@ def apply_edit(layout: Layout, edit: Edit) -> Layout:
             return editing.turn_instance(layout, id, degrees=degrees, scale=scale, clip=clip)
         case Grow(id=id, pixels=pixels, clip=clip):
             return editing.grow_instance(layout, id, pixels=pixels, clip=clip)
+        case Bend(id=id, pixels=pixels, seed=seed, clip=clip):
+            return editing.bend_instance(layout, id, pixels=pixels, seed=seed, clip=clip)
         case Paint(id=id, points=points, width=width, erase=erase):
             return editing.paint_instance(layout, id, points, width=width, erase=erase)
         case Copy(id=id, dx=dx, dy=dy, clip=clip):

@@ -190,6 +190,19 @@ def draw_real(
     )
 
 
+def bend_mask(mask: np.ndarray, *, pixels: int, seed: int) -> np.ndarray:
+    """The shape bent by an elastic field that moves no point by more than `pixels`, in a frame `pixels` + 1 wider.
+
+    mask: (h, w) bool, tight. Returns (h + 2 pixels + 2, w + 2 pixels + 2) bool. The waves are as long as the shape, and
+    at least 10 times as long as `pixels`: such a field does not fold. Centre lines stay.
+    """
+    height, width = mask.shape
+    frame, wavelength = pixels + 1, max(height, width, 10 * pixels)
+    warp = Warp("", (1.0, 0.0, -frame, 0.0, 1.0, -frame), seed, amplitude=pixels, wavelength=wavelength)
+    part = RealPart("", "", mask, 0, 0, (height, width))
+    return _sample(part, warp, shape=(height + 2 * frame, width + 2 * frame), scale=1.0, thickness=0.0)
+
+
 def crop_shape(shape: Shape, box: tuple[int, int, int, int]) -> Shape:
     """The part of `shape` inside box [x0, y0, x1, y1] of its pixels, tight again; at least one pixel must remain."""
     x0, y0, x1, y1 = box

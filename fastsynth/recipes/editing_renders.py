@@ -49,6 +49,7 @@ def render_layout(
     renderer: Renderer,
     file: LayoutFile,
     *,
+    model_sha256: str | None,
     output: Path,
     mode: Mode = "edit",
     looks: int = 1,
@@ -56,6 +57,7 @@ def render_layout(
 ) -> list[Path]:
     """Render the layout as it is now; returns the files written.
 
+    model_sha256: hash of the renderer's weights, as `Run.model_sha256` has it, for the record; None without any.
     output: <name>.png; beside it go <name>_mask.png, <name>_instances.png (16 bit, 0 or the topmost id) and
     <name>.json. Several looks are <name>_1.png …; mode "paired" adds <name>_without.png.
     sheet: a picture of all of it for looking at.
@@ -88,6 +90,7 @@ def render_layout(
         **file.describe(),
         "mode": mode,
         "renderer": renderer.name,
+        "model_sha256": model_sha256,
         "looks": [_look(sample) for sample in samples],
         "sha256": {path.name: sha256_file(path) for path in files},
     }

@@ -9,7 +9,7 @@ from diffusers.utils.logging import disable_progress_bar
 
 from fastsynth.config import dump_config, load_config
 from fastsynth.environment import reset_peak_memory, stage_peak_mb
-from fastsynth.files import atomic_write, read_json, sha256_json, write_json
+from fastsynth.files import atomic_write, read_json, sha256_folder, sha256_json, write_json
 from fastsynth.images import encode_png
 from fastsynth.processes import process_index
 from fastsynth.recipes.fast import find_device
@@ -23,7 +23,10 @@ from generators.layout_config import PhotoConfig
 from generators.layout_model import LayoutModel
 from generators.onnx_export import export_onnx
 from generators.pairs import PairSource, Palette, find_pairs, read_instances, scale_layout
+from generators.pix2pixhd import SMALLEST_BOTTLENECK, Pix2PixHDGenerator
 from generators.sample_sheet import pixels, sample_sheet
+from generators.style import StyleBank, StyleEncoder
+from generators.style_bank import fit_bank
 
 LOOKS = 3
 """Pictures per layout on a sheet."""
@@ -97,6 +100,11 @@ def load_photo_model(config: PhotoConfig) -> LayoutModel:
     return model
 
 
+def model_sha256(config: PhotoConfig) -> str:
+    """Hash of the weights alone that `load_photo_model` reads, as a run has it of its model."""
+    return sha256_folder(config.output / "model", "*.safetensors")
+
+
 def draw_photos(
     config: PhotoConfig, layouts: Path, output: Path, *, looks: int, instances: Path | None = None
 ) -> list[Path]:
@@ -163,12 +171,21 @@ def open_pairs(config: PhotoConfig) -> PairSource:
 
 
 def import_pix2pixhd(
-    generator: Path, encoder: Path | None, output: Path, *, edges: bool, style_channels: int
+    generator: Path,
+    encoder: Path | None,
+    output: Path,
+    *,
+    edges: bool,
+    style_channels: int,
+    photos: PhotoConfig | None = None,
 ) -> LayoutModel:
-    """Published state dicts to a model folder at `output`, its classes named by their ids.
+    """Published state dicts to a model folder at `output`.
 
-    Raises FileNotFoundError for a missing file; ValueError when `output` exists, or naming the first tensor that
-    does not fit.
+    photos: names the classes, in the order of their ids, and the looks of its training photos become the style bank;
+    without it classes are named by their ids, and there is no bank.
+
+    Raises FileNotFoundError for a missing file; ValueError when `output` exists, naming the first tensor that does not
+    fit, or when the photos do not fit the networks.
     """
     if output.exists():
         raise ValueError(f"{output} exists; choose a new folder, or delete this one")
@@ -179,10 +196,47 @@ def import_pix2pixhd(
             f"{encoder} gives {found.config['style_channels']} style channels, the generator is read with "
             f"{style_channels}; set --style-channels"
         )
-    names = tuple(str(number) for number in range(network.config["num_classes"]))
-    model = LayoutModel(network, names, style="encoder" if style_channels else "none", encoder=found)
+    names, bank = tuple(str(number) for number in range(network.config["num_classes"])), None
+    if photos is not None:
+        if found is None:
+            raise ValueError("--photos without --encoder, which finds the looks of the photos; give that too")
+        if len(photos.data.classes) != len(names):
+            raise ValueError(
+                f"{generator} knows {len(names)} classes, data.classes has {len(photos.data.classes)}; name every id "
+                "from 0, in order"
+            )
+        names, bank = tuple(photos.data.classes), _bank_of_photos(found, network, photos)
+    model = LayoutModel(
+        network,
+        names,
+        style="encoder" if style_channels else "none",
+        encoder=found,
+        bank=bank,
+        ignore=None if photos is None else Palette.ignore_id,
+    )
     model.save_pretrained(output)
     return model
+
+
+def _bank_of_photos(encoder: StyleEncoder, network: Pix2PixHDGenerator, config: PhotoConfig) -> StyleBank:
+    """Raises ValueError when the configuration is of another renderer, or its crops do not fit the encoder."""
+    if config.renderer.kind != "pix2pixhd":
+        raise ValueError(f"renderer.kind is {config.renderer.kind}, which has no styles; set it to pix2pixhd")
+    shrink, crop = 2 ** int(network.config["num_enhancers"]), config.data.crop_size
+    multiple = shrink * 2 ** int(encoder.config["num_downsamples"])
+    if crop % multiple or crop < SMALLEST_BOTTLENECK * multiple:
+        raise ValueError(
+            f"data.crop_size is {crop}; these networks need a multiple of {multiple} pixels, at least "
+            f"{SMALLEST_BOTTLENECK * multiple}"
+        )
+    return fit_bank(
+        encoder.to(find_device(config.device)),
+        open_pairs(config),
+        num_centres=config.renderer.network.num_centres,
+        seed=config.seed,
+        shrink=shrink,
+        ignore=Palette.ignore_id,
+    )
 
 
 def _claim(config: PhotoConfig) -> None:

@@ -88,6 +88,8 @@ class TestRun:
                 changed = (read_image(new) != before).any(axis=2)
                 assert changed[~outside].any()
                 assert not changed[outside].any()
+                (line, *_) = read_manifest(tmp_path / "run" / "synthetic")
+                assert json.loads((tmp_path / "new.json").read_text())["model_sha256"] == line["model_sha256"]
         if kind == "pix2pixhd":
             for style, message in (
                 (f"{hidden}#1", "is not among the training defects of this run"),

@@ -3,17 +3,25 @@
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from scipy import ndimage
 from torch import nn
 
+from fastsynth.config import parse_config
 from fastsynth.files import read_json, write_json
+from fastsynth.images import read_image
 from fastsynth.recipes.photos import import_pix2pixhd
 from generators.encoding import instance_edges, one_hot
 from generators.importing import import_encoder, import_generator
+from generators.layout_config import PhotoConfig
 from generators.layout_model import LayoutModel
 from generators.pix2pixhd import Pix2PixHDGenerator
 from generators.style import StyleEncoder
+
+COLOURS = {"wall": (40, 40, 200), "door": (200, 60, 40), "window": (60, 190, 90)}
 
 
 class PublishedBlock(nn.Module):
@@ -155,6 +163,83 @@ def test_an_import_with_an_encoder_draws_with_the_styles_it_is_given(tmp_path):
     del styles[2]
     with pytest.raises(ValueError, match="no style bank to choose a style for an instance of class 2 from; give every"):
         model.draw(labels, labels, seed=0, styles=styles)
+
+
+@pytest.fixture
+def photos(pair_folder, tmp_path) -> dict:
+    """A configuration of 12 streets, all of them to train on, with one look per class."""
+    classes = {name: list(colour) for name, colour in COLOURS.items()}
+    return {
+        "output": str(tmp_path), "device": "cpu",
+        "data": {
+            "photos": str(pair_folder / "photos"), "layouts": str(pair_folder / "layouts"), "classes": classes,
+            "load_size": 32, "crop_size": 32, "held_out": 0,
+        },
+        "renderer": {"kind": "pix2pixhd", "network": {
+            "num_centres": 1, "num_downsamples": 2, "encoder_downsamples": 2}, "training": {"stage_steps": [100]},
+        },
+    }  # fmt: skip
+
+
+def published_files(tmp_path: Path, *, encoder_downs: int = 2, **arguments) -> tuple[Path, Path, Published, nn.Module]:
+    """Generator and encoder of 3 classes and 3 style channels: their files, and they themselves."""
+    encoder = nn.Module()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder.model = nn.Sequential(*whole(3, 8, downs=encoder_downs, blocks=0))
+    torch.save(encoder.state_dict(), tmp_path / "latest_net_E.pth")
+    network = published(channels=7, **arguments)
+    return save(network.state_dict(), tmp_path), tmp_path / "latest_net_E.pth", network, encoder
+
+
+@pytest.mark.parametrize("enhancers", [0, 1])
+def test_with_photos_an_import_draws_every_class_as_it_looks_on_average(enhancers, photos, call, pair_folder, tmp_path):
+    """With one centre per class that is the mean, over its regions in all photos, of the encoder's mean over each."""
+    generator, encoder, network, eyes = published_files(tmp_path, enhancers=enhancers)
+    (tmp_path / "photos.yaml").write_text(yaml.safe_dump(photos, sort_keys=False))
+    answer = call(
+        *("import", "pix2pixhd", generator, "--encoder", encoder, "--photos", tmp_path / "photos.yaml"),
+        *("--output", tmp_path / "model"),
+    )
+    assert answer.code == 0, answer.err
+
+    looks: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2: []}
+    for path in (pair_folder / "photos").iterdir():
+        photo = torch.from_numpy(read_image(path)).movedim(-1, 0)[None] / 127.5 - 1
+        smaller = nn.functional.avg_pool2d(photo, 2**enhancers)
+        with torch.no_grad():
+            seen = nn.functional.interpolate(eyes.model(smaller), scale_factor=2**enhancers)[0]
+        layout = read_image(pair_folder / "layouts" / path.name)
+        for label, colour in enumerate(COLOURS.values()):
+            regions, count = ndimage.label((layout == colour).all(axis=2), structure=np.ones((3, 3)))
+            looks[label] += [seen[:, torch.from_numpy(regions == number)].mean(1) for number in range(1, count + 1)]
+    means = torch.stack([torch.stack(of_class).mean(0) for of_class in looks.values()])
+
+    drawn = call("photo", "draw", tmp_path / "photos.yaml", pair_folder / "layouts", "--output", tmp_path / "drawn")
+    assert drawn.out == f"{tmp_path / 'drawn'}: 36 pictures\n", drawn.err
+    layout = read_image(pair_folder / "layouts" / "0.png")
+    labels = torch.from_numpy(np.stack([(layout == colour).all(axis=2) for colour in COLOURS.values()]).argmax(0))
+    planes = [one_hot(labels[None], num_classes=3), instance_edges(labels[None]), means[labels].movedim(-1, 0)[None]]
+    with torch.no_grad():
+        wanted = (network(torch.cat(planes, dim=1))[0].movedim(0, -1) + 1) * 127.5
+    for look in (1, 3):
+        np.testing.assert_allclose(read_image(tmp_path / "drawn" / f"0-{look}.png"), wanted, atol=1)
+
+
+def test_photos_that_do_not_fit_an_import_are_one_line(photos, tmp_path):
+    generator, encoder, *_ = published_files(tmp_path, encoder_downs=4, enhancers=1)
+    fewer = dict(list(photos["data"]["classes"].items())[:2])
+    crn = {"kind": "crn", "network": {"widths": [8, 8]}, "training": {"stage_steps": [100]}}
+    for found, changes, message in (
+        (None, {}, "--photos without --encoder, which finds the looks"),
+        (encoder, {"data": {**photos["data"], "classes": fewer}}, "knows 3 classes, data.classes has 2; name every id"),
+        (encoder, {"renderer": crn}, "renderer.kind is crn, which has no styles; set it to pix2pixhd"),
+        (encoder, {}, "data.crop_size is 32; these networks need a multiple of 32 pixels, at least 64"),
+    ):
+        config = parse_config(PhotoConfig, {**photos, **changes}, source="photos.yaml")
+        with pytest.raises(ValueError, match=message):
+            import_pix2pixhd(generator, found, tmp_path / "model", edges=True, style_channels=3, photos=config)
+        assert not (tmp_path / "model").exists()
 
 
 def test_the_first_tensor_of_another_shape_is_named(tmp_path):

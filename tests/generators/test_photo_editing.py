@@ -1,5 +1,8 @@
 """Whole pictures as layout files: from a photo and its layout, edited, drawn by a renderer that `photo train` made."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +158,13 @@ class TestCommand:
         np.testing.assert_array_equal(drawn[~inside], photo[~inside])
         assert (drawn[inside] != photo[inside]).any()
         np.testing.assert_array_equal(read_image(tmp_path / "new_instances.png")[..., 0] == last, inside)
+        record = json.loads((tmp_path / "new.json").read_text())
+        model = tmp_path / "photos" / "model"
+        lines = [
+            f"{path.relative_to(model)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            for path in sorted(model.glob("*/*.safetensors"))
+        ]
+        assert record["model_sha256"] == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
         assert call("edit", file, "--remove", last, "--render", config, "--mode", "full", "--output", output).code == 0
         assert (read_image(output) != drawn).any()

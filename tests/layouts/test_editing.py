@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from fastsynth.layouts import editing
 from fastsynth.layouts.layout import class_map, find_instance, remove_instance
@@ -176,6 +177,48 @@ def test_growing_is_opencv_and_shrinking_to_nothing_is_refused():
         editing.grow_instance(layout, 1, pixels=65)
 
 
+@settings(max_examples=30, deadline=None)
+@given(shapes, st.integers(0, 12), st.integers(0, 99))
+def test_bending_moves_no_point_further_than_asked_and_by_nothing_is_the_identity(mask, pixels, seed):
+    layout = Layout(np.zeros((80, 80, 1), np.uint8), "a", "b")
+    layout = editing.add_shape(layout, defect="pit", mask=np.kron(mask, np.ones((2, 2), bool)), left=25, top=25)
+    before, bent = layout.foreground, editing.bend_instance(layout, 1, pixels=pixels, seed=seed)
+    assert same(editing.bend_instance(layout, 1, pixels=0, seed=seed), layout)
+    assert same(editing.bend_instance(layout, 1, pixels=pixels, seed=seed), bent)
+    for inside, outside in ((before, bent.foreground), (bent.foreground, before)):
+        assert ndimage.distance_transform_edt(~outside)[inside].max() <= pixels + 1
+    rows, columns = ndimage.find_objects(bent.foreground.astype(int))[0]
+    assert find_instance(bent, 1).bbox == (columns.start, rows.start, columns.stop, rows.stop)
+
+
+def test_seeds_and_ids_bend_in_their_own_ways_and_thin_lines_stay_whole():
+    layout = Layout(np.zeros((120, 120, 1), np.uint8), "a", "b")
+    for left in (40, 80):
+        layout = editing.add_shape(layout, defect="pit", mask=np.ones((50, 1), bool), left=left, top=30)
+    shapes = [
+        find_instance(editing.bend_instance(layout, id, pixels=5, seed=seed), id).mask
+        for id, seed in ((1, 0), (1, 1), (2, 0))
+    ]
+    assert len({mask.tobytes() for mask in shapes}) == 3
+    for mask in shapes:
+        assert ndimage.label(mask, structure=np.ones((3, 3)))[1] == 1
+        assert mask.shape[1] > 1
+    moved = editing.bend_instance(editing.move_instance(layout, 1, dx=3, dy=-2), 1, pixels=5)
+    np.testing.assert_array_equal(find_instance(moved, 1).mask, shapes[0])
+
+
+def test_what_bends_out_of_the_image_is_refused_or_cut_off_and_too_much_is_refused():
+    layout = Layout(np.zeros((*SIZE, 1), np.uint8), "a", "b")
+    layout = editing.add_shape(layout, defect="pit", mask=np.ones(SIZE, bool))
+    with pytest.raises(ValueError, match="the image is 60×40"):
+        editing.bend_instance(layout, 1, pixels=4)
+    cut = find_instance(editing.bend_instance(layout, 1, pixels=4, clip="image"), 1)
+    assert 0 < cut.area < 40 * 60
+    for pixels in (-1, 65):
+        with pytest.raises(ValueError, match="wanted 0 to 64 to bend it by"):
+            editing.bend_instance(layout, 1, pixels=pixels)
+
+
 def test_a_stroke_is_added_and_taken_off_again():
     layout = remove_instance(three(), 2)
     painted = editing.paint_instance(layout, 1, [(20, 8), (30, 8)], width=1)
@@ -236,6 +279,7 @@ EDITS = {
     "move": lambda layout: editing.move_instance(layout, 2, dx=1, dy=1),
     "turn": lambda layout: editing.turn_instance(layout, 2, degrees=10),
     "grow": lambda layout: editing.grow_instance(layout, 2, pixels=1),
+    "bend": lambda layout: editing.bend_instance(layout, 2, pixels=1),
     "paint": lambda layout: editing.paint_instance(layout, 2, [(1, 1)], width=3),
     "class": lambda layout: editing.set_class(layout, 2, "pit"),
     "style": lambda layout: editing.set_style(layout, 2, None),

@@ -113,6 +113,8 @@ edits = st.one_of(
     st.builds(lambda id, d, s: {"op": "turn", "id": id, "degrees": d, "scale": s}, ids, st.floats(-180, 180),
               st.floats(0.5, 2)),
     st.builds(lambda id, p: {"op": "grow", "id": id, "pixels": p}, ids, small),
+    st.builds(lambda id, p, seed: {"op": "bend", "id": id, "pixels": p, "seed": seed}, ids, st.integers(0, 3),
+              st.integers(0, 99)),
     st.builds(lambda id, x, y, e: {"op": "paint", "id": id, "points": [[x, y], [20, 20]], "width": 3, "erase": e},
               ids, st.integers(0, 49), st.integers(0, 29), st.booleans()),
     st.builds(lambda id: {"op": "set_class", "id": id, "defect": "dent"}, ids),
