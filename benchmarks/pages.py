@@ -215,7 +215,7 @@ def pages() -> dict[str, str]:
         },
         "when_synthesis_helps": overview_page(verdicts, remarks_of("when_synthesis_helps")),
         "autoencoder": autoencoder_page(trials),
-        "layout_options": options_page(found["layout_options"], remarks_of("layout_options")),
+        **{name: options_page(found[name], remarks_of(name)) for name in ("layout_options",) if name in found},
     }
 
 

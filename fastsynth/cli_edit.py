@@ -97,13 +97,7 @@ def edit(
     from fastsynth.recipes.editing import save_layout
 
     about = {"category": category, "mask": mask, "defect": defect, "clean": clean}
-    sources = {"--from-image": from_image, "--from-store": from_store, "--from-photo": from_photo}
-    if len(given := [name for name, value in sources.items() if value is not None]) > 1:
-        raise ValueError(f"{' and '.join(given)} together; a layout starts from one of them")
-    if from_photo is not None:
-        opened = _from_photo(layout, *from_photo, seed=layout_seed, overrides=overrides)
-    else:
-        opened = _opened(layout, from_image, about, from_store, seed=layout_seed, overrides=overrides)
+    opened = _opened(layout, from_image, about, from_store, from_photo, seed=layout_seed, overrides=overrides)
     history = opened.history
     for name, text in _in_order(ctx):
         history = _edited(history, name, text, clip)
@@ -123,6 +117,7 @@ def _opened(
     from_image: Path | None,
     about_image: dict[str, Any],
     from_store: tuple[Path, int] | None,
+    from_photo: tuple[Path, str] | None,
     *,
     seed: int,
     overrides: list[str],
@@ -130,24 +125,26 @@ def _opened(
     """The layout file, made first if the options say from what. Raises ValueError when they do not go together."""
     from fastsynth.recipes.editing import layout_from_image, open_layout
 
+    sources = {"--from-image": from_image, "--from-store": from_store, "--from-photo": from_photo}
+    if len(given := [name for name, value in sources.items() if value is not None]) > 1:
+        raise ValueError(f"{' and '.join(given)} together; a layout starts from one of them")
     if from_image is None and any(value is not None for value in about_image.values()):
         raise ValueError("--category, --mask, --defect and --clean say more about --from-image; give that too")
     if from_store is not None:
         from fastsynth.recipes.editing_renders import layout_from_store
 
-        config, sample_id = from_store
-        return layout_from_store(layout, open_run(config, overrides, None, None), sample_id)
+        path, sample_id = from_store
+        return layout_from_store(layout, open_run(path, overrides, None, None), sample_id)
+    if from_photo is not None:
+        from fastsynth.recipes.photo_editing import layout_from_photo
+
+        config, name = from_photo
+        return layout_from_photo(layout, read_photo_config(config, overrides), name, seed=seed)
     if from_image is None:
         return open_layout(layout)
     if about_image["category"] is None:
         raise ValueError("--from-image without --category; name the category, as the renderer knows it")
     return layout_from_image(layout, from_image, seed=seed, **about_image)
-
-
-def _from_photo(layout: Path, config: Path, name: str, *, seed: int, overrides: list[str]) -> "LayoutFile":
-    from fastsynth.recipes.photo_editing import layout_from_photo
-
-    return layout_from_photo(layout, read_photo_config(config, overrides), name, seed=seed)
 
 
 def _load_renderer(

@@ -227,15 +227,18 @@ def surface_tone(pixels: np.ndarray) -> np.ndarray:
 def with_contrast_of(source: np.ndarray, drawn: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """`drawn` with the brightness and contrast that the defect has in `source`: mean and deviation inside the mask.
 
+    One gain for all channels, so that no hue changes.
+
     A denoiser that has seen few defects draws towards their mean: lines come out paler than it started from, and a
     pale crack is what every mark on a sound surface looks like.
 
     source, drawn: (h, w, C) float in [-1, 1]. foreground: (h, w) bool.
     """
-    wanted, found = source[foreground], drawn[foreground]
+    tone = source[foreground].mean(axis=0)
+    wanted, found = source[foreground] - tone, drawn[foreground] - drawn[foreground].mean(axis=0)
     gain = np.clip(wanted.std() / max(float(found.std()), 1e-3), *CONTRAST_GAINS)
     kept = drawn.copy()
-    kept[foreground] = wanted.mean(axis=0) + gain * (found - found.mean(axis=0))
+    kept[foreground] = tone + gain * found
     return np.clip(kept, -1, 1)
 
 

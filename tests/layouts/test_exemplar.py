@@ -354,10 +354,12 @@ class TestContrast:
         rng = np.random.default_rng(0)
         foreground = np.zeros((20, 24), bool)
         foreground[4:12, 5:20] = True
-        source, drawn = rng.normal(-0.2, 0.2, (20, 24, 3)), rng.normal(0.1, 0.13, (20, 24, 3))
+        hue = np.array([0.3, 0.0, -0.3])  # what differs between channels is no contrast
+        source, drawn = rng.normal(-0.2, 0.1, (20, 24, 3)) + hue, rng.normal(0.1, 0.07, (20, 24, 3))
         kept = with_contrast_of(source, drawn, foreground)
         np.testing.assert_allclose(kept[foreground].mean(axis=0), source[foreground].mean(axis=0), atol=0.01)
-        assert kept[foreground].std() == pytest.approx(source[foreground].std(), rel=0.02)
+        contrast = [(each[foreground] - each[foreground].mean(axis=0)).std() for each in (kept, source)]
+        assert contrast[0] == pytest.approx(contrast[1], rel=0.01)
         np.testing.assert_array_equal(kept[~foreground], drawn[~foreground])
         shape = np.corrcoef(kept[foreground][:, 0], drawn[foreground][:, 0])[0, 1]
         assert shape == pytest.approx(1, abs=1e-3)
