@@ -23,7 +23,7 @@ def test_seconds_are_those_of_all_sittings_per_kept_sample(tmp_path):
     found = read(tmp_path)
     assert (found["made"], found["kept"]) == (12, 4)
     assert found["seconds"] >= 0.4
-    assert found["seconds_per_image"] == round(found["seconds"] / 4, 4)
+    assert found["seconds_per_image"] == pytest.approx(found["seconds"] / 4, abs=1.5e-4)  # both are rounded
     assert found["peak_memory_mb"] > 1
 
 
