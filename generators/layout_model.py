@@ -1,6 +1,6 @@
 """A trained layout renderer as one folder: the generator, and for styles an encoder and a bank.
 
-    layout_model.json   kind, names of the classes, kind of styles, id to ignore, λ of the perceptual loss
+    layout_model.json   kind, names of the classes, kind of styles, id to ignore, λ of the perceptual loss, …
     generator/  encoder/  bank/        `save_pretrained` folders
 
 N classes, D style channels, k outputs, H W picture size.
@@ -24,6 +24,7 @@ from generators.crn import CRN, SMALLEST_BASE
 from generators.encoding import FIRST_DEFECT, encode_layout
 from generators.pix2pixhd import SMALLEST_BOTTLENECK, Pix2PixHDGenerator
 from generators.style import StyleBank, StyleEncoder, encode_styles, noise_style, paint_styles
+from generators.tones import Tone
 
 Kind = Literal["crn", "pix2pixhd"]
 StyleKind = Literal["none", "encoder", "noise"]
@@ -39,6 +40,7 @@ class Description(Config):
     ignore: int | None
     layer_weights: tuple[float, ...]
     win_shares: tuple[tuple[float, ...], ...]
+    tones: tuple[Tone, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ class LayoutModel:
     """class_names: by id. layer_weights: λ of the trunk's layers it was trained with, empty when unknown.
 
     win_shares: of k outputs, (k, N), how often each was the best for a class at the end of its training; empty when
-    there is but one.
+    there is but one. tones: of a model that fills holes, by class id, what its drawings lack; empty when not measured.
     """
 
     generator: CRN | Pix2PixHDGenerator
@@ -57,6 +59,7 @@ class LayoutModel:
     ignore: int | None = None
     layer_weights: tuple[float, ...] = ()
     win_shares: tuple[tuple[float, ...], ...] = ()
+    tones: tuple[Tone, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -120,6 +123,10 @@ class LayoutModel:
         picture: Tensor = drawn[0, :, :height, :width].clamp(-1, 1).float().cpu()
         return picture
 
+    def tone_of(self, label: int) -> Tone:
+        """What its drawings of a class lack in brightness and contrast."""
+        return self.tones[label] if self.tones else Tone()
+
     def choose_output(self, labels: Tensor, *, seed: int) -> int:
         """One of the k outputs by chance, as often as it was the best for what is drawn: a defect, or all classes.
 
@@ -144,6 +151,7 @@ class LayoutModel:
             ignore=self.ignore,
             layer_weights=self.layer_weights,
             win_shares=self.win_shares,
+            tones=self.tones,
         )
         write_json(folder / DESCRIPTION, description.model_dump())  # last: a folder with it is whole
 
@@ -171,6 +179,7 @@ class LayoutModel:
             ignore=found.ignore,
             layer_weights=found.layer_weights,
             win_shares=found.win_shares,
+            tones=found.tones,
         )
 
     def class_id(self, name: str) -> int:

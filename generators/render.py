@@ -98,7 +98,9 @@ class LayoutRenderer:
             context=surroundings(times(picture, gain), opening)[0],
             styles=None if style is None else dict.fromkeys(np.unique(parts[hole[0] > 0]).tolist(), style),
         )
-        return pose.undone(times(drawn, surface_detail(picture, opening)[0] / gain[0]).numpy())
+        detailed = times(drawn, surface_detail(picture, opening)[0])
+        toned = self.model.tone_of(label).of(detailed, opening[0, 0] > 0)
+        return pose.undone(times(toned, 1 / gain[0]).numpy())
 
     def _look(self, instance: Instance, label: int, seed: int) -> tuple[int, Tensor | None]:
         """The seed of an instance's look and position, and the style of all its parts, (D,), if there are styles."""

@@ -1,6 +1,7 @@
 """CRN and pix2pixHD from settings to trained models: in a run's folder on its defects, or on photos and layouts."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -36,6 +37,7 @@ from generators.loop import Log, LoopSettings
 from generators.pix2pixhd_stages import Design, train_pix2pixhd
 from generators.render import LayoutRenderer, class_name
 from generators.stages import Stages
+from generators.tone_fitting import fit_tones
 
 LOOP_KEYS = {"batch_size", "gradient_accumulation_steps", "ema_decay", "decay_share", "save_every", "sample_every"}
 DESIGN_KEYS = {"discriminator", "discriminator_width", "num_scales", "spectral_norm"}
@@ -160,6 +162,8 @@ def train_layout_model(
             model = train_pix2pixhd(stages, design, num_centres=centres, **rest, warp_amplitude=warp_amplitude)
         case _:
             assert_never(settings)
+    if isinstance(source, CropSource):
+        model = replace(model, tones=fit_tones(model, source))
     return model, stages.seconds
 
 

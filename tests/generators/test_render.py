@@ -20,7 +20,8 @@ from generators.encoding import instance_edges, one_hot, surroundings
 from generators.layout_model import LayoutModel
 from generators.render import LayoutRenderer
 from generators.style import paint_styles
-from generators.surface import FLOOR, surface_detail, surface_gain, times
+from generators.surface import FLOOR, LEVEL, surface_detail, surface_gain, times
+from generators.tones import Tone
 
 
 def photographed(style: ReferenceStyle) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +102,21 @@ def test_a_saved_model_draws_the_same_picture(gan_renderer, crn_renderer, tmp_pa
             assert getattr(again, name) == getattr(renderer.model, name)
     with pytest.raises(FileNotFoundError, match=r"layout_model.json is missing"):
         LayoutModel.from_pretrained(tmp_path)
+
+
+def test_what_drawings_of_a_class_lack_is_made_up(crn_renderer):
+    """A shift where the model draws, under every surface's own brightness; other classes stay as they were."""
+    layout = layout_of(np.full((64, 64, 3), 90, np.uint8), ("crack", 8, 10, 3, 12), ("dent", 40, 30, 12, 12))
+    tones = (Tone(), Tone(), Tone(1.0, (0.2, 0.2, 0.2)), Tone())
+    (plain,) = crn_renderer.render([layout], [3])
+    brighter = renderer_of(dataclasses.replace(crn_renderer.model, tones=tones), feather=2.0)
+    (toned,) = brighter.render([layout], [3])
+    change = toned.image.astype(int) - plain.image
+    # the surface is at 90 of 255, the model sees it at LEVEL; the shift of 0.2 is 0.1 of the range there
+    expected = 0.1 * 255 * (90 / 255 + FLOOR) / (LEVEL + FLOOR)
+    crack = change[layout.instance_map() == 1]
+    np.testing.assert_allclose(np.median(crack), expected, atol=1.5)
+    assert (change[layout.instance_map() != 1] == 0).all()
 
 
 def test_the_layout_drawn_is_background_object_and_defect_in_an_allowed_pose(crn_renderer):
@@ -196,7 +212,7 @@ class TestStyles:
         layout = add_instance(layout, defect="dent", mask=mask, left=22, top=22)
         upright = renderer_of(styled.model, feather=1.0, poses=Poses((0,), flip=False))
         centres = self.looks(upright, layout, *map(CentreStyle, range(3)))
-        assert len({image.tobytes() for image in centres}) == 3
+        assert len({image.tobytes() for image in centres}) > 1  # else any look would do
         for image in self.looks(upright, layout, *map(SeedStyle, range(6))):
             assert any((image == centre).all() for centre in centres)
 

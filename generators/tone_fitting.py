@@ -1,0 +1,30 @@
+"""What a trained model's drawings lack in brightness and contrast, class by class."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from generators.batches import CropSource
+from generators.encoding import FIRST_DEFECT
+from generators.layout_model import LayoutModel
+from generators.tones import Tone, fit_tone
+
+CROPS = 40
+"""Of each class that are drawn to compare them."""
+
+
+def fit_tones(model: LayoutModel, source: CropSource) -> tuple[Tone, ...]:
+    """By class id: `fit_tone` of a model that fills holes, over up to `CROPS` of each class's training crops."""
+    sound = [Tone()] * FIRST_DEFECT
+    defects = range(FIRST_DEFECT, len(source.class_names))
+    return (*sound, *(fit_tone(_photo_and_drawn(model, source, label)) for label in defects))
+
+
+def _photo_and_drawn(model: LayoutModel, source: CropSource, label: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    batch = source.of_class(label, CROPS)
+    for number in range(len(batch.labels)):
+        one = batch.part(slice(number, number + 1))
+        assert one.context is not None
+        drawn = model.draw(one.labels[0], one.instances[0], seed=number, context=one.context[0])
+        inside = one.labels[0] == label
+        yield one.image[0][:, inside].numpy(), one.composite(drawn[None])[0][:, inside].numpy()
