@@ -93,6 +93,7 @@ def options_page(result: dict[str, Any], remarks: str) -> str:
     options: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
         options.setdefault(row["option"], []).append(row)
+    seeds = sorted({row["seed"] for row in result["rows"]})
     measures = ("defect_iou", "straight_iou", "colours", "l1", "train_minutes")
     rows = [
         [name, *(" / ".join(f"{row[key]:.2f}" for row in found) for key in measures)] for name, found in options.items()
@@ -101,8 +102,8 @@ def options_page(result: dict[str, Any], remarks: str) -> str:
         "# What the options of pix2pixHD do",
         "",
         f"On a toy set of {result['pictures']} pictures of 32 px, defects in three colours, {result['steps']} steps,",
-        "two trainings of each option, all else equal; judged on layouts that were not trained on. What differs by",
-        "less than the two trainings of one option do does not differ.",
+        f"trainings of each option with seeds {', '.join(map(str, seeds))}, all else equal; judged on layouts that",
+        "were not trained on. What differs by less than the trainings of one option do does not differ.",
         "",
         *table(
             ["option", "defect drawn, IoU", "of bent layouts, with the straight shape", "looks of 3", "L1", "minutes"],
