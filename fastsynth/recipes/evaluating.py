@@ -37,6 +37,7 @@ from fastsynth.quality.image_metrics import (
 from fastsynth.quality.truthfulness import truth
 from fastsynth.recipes.judging import presence, real_segmenter
 from fastsynth.run import Run
+from fastsynth.types import COMBINED
 
 QUALITY_FILE = "quality.json"
 MEASURED = "manifest_sha256"
@@ -69,7 +70,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 def evaluate(run: Run, *, most: int = 200, segmenter: Path | None = None) -> dict[str, Any]:
     """Measure at most `most` samples of every type, write quality.json, return its content.
 
-    Of a type with too few samples or real defects, what cannot be told is left out.
+    Of a type with too few samples or real defects, what cannot be told is left out; so are distances for `combined`
+    samples, to which no real type compares.
     segmenter: folder of one trained without the store, by default the run's own if `compare` has trained it; what it
     finds of every sample goes into presence.jsonl. Without one, presence is left out.
     """
@@ -82,7 +84,7 @@ def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
     segmenter = segmenter or real_segmenter(run)
     real: list[list[Record]] = [run.records(part, normal=False) for part in ("train", "test")]
     types, found_lines = {}, []
-    for defect in sorted({record.defect or "" for record in run.training_defects()}):
+    for defect in [*sorted({record.defect or "" for record in run.training_defects()}), COMBINED]:
         lines = [line for line in stored if line["defect"] == defect]
         if len(lines) < FEWEST:
             continue
@@ -129,16 +131,16 @@ def _measure(
             yield pair
 
     crops = {"made": _crops(made())}
+    found: dict[str, Any] = {"samples": len(lines), "visible": float(np.mean(visible)), **_truth(truths)}
+    if not known_records:
+        return found
     for name, records in (("known", known_records), ("unseen", unseen_records)):
         if records:
             crops[name] = _crops(run.read(record) for record in records)
     nearest = nearest_distance(crops["made"], crops["known"])
-    found: dict[str, Any] = {
-        "samples": len(lines),
+    found |= {
         "inception_score": inception_score(class_probabilities(crops["made"])),
         "nearest": float(np.median(nearest)),
-        "visible": float(np.mean(visible)),
-        **_truth(truths),
     }
     if len(lines) > len(known_records):
         found["diversity"] = diversity(*(perceptual_embedding(crops[name]) for name in ("made", "known")))

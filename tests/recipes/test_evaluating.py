@@ -81,6 +81,25 @@ def test_truth_is_measured_where_the_manifest_does_not_say_it_and_found_where_it
         assert 0 <= measured[defect]["alignment"] <= 1
 
 
+def test_samples_of_several_types_are_judged_but_compared_with_no_type(run, whole_run):
+    segmenter = whole_run.folder / "segment" / "real" / "seed-0" / "segmenter"
+    before = evaluate(run, segmenter=segmenter)["types"]
+    renamed, kept = before
+    lines = manifest(run)
+    for line in lines:
+        if line["defect"] == renamed:
+            line["defect"] = "combined"
+            for key in ("image", "mask"):
+                path = run.store_folder / line[key]
+                line[key] = line[key].replace(f"/{renamed}/", "/combined/")
+                (run.store_folder / line[key]).parent.mkdir(parents=True, exist_ok=True)
+                path.rename(run.store_folder / line[key])
+    (run.store_folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = evaluate(run, segmenter=segmenter)["types"]
+    judged = {"samples", "visible", "alignment", "leak", "invisible", "presence_iou", "presence_acc"}
+    assert found == {kept: before[kept], "combined": {name: before[renamed][name] for name in judged}}
+
+
 def test_presence_is_what_the_real_arm_s_segmenter_finds_of_every_sample(run, whole_run):
     assert "presence_iou" not in evaluate(run)["mean"]
     folder, threshold = run.folder / "segmenter", 0.5
