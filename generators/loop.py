@@ -20,6 +20,7 @@ from tqdm import tqdm
 from fastsynth.checkpoints import asked_to_stop, load_checkpoint, save_checkpoint
 from fastsynth.loops import Progress, averaged
 from fastsynth.parallel import mean_over_processes, own_slice
+from fastsynth.precision import own_precision, training_precision
 from fastsynth.stopping import gentle_stop
 from generators.batches import Batch, Source
 from generators.losses import LayerWeights, layer_terms
@@ -90,6 +91,7 @@ class Task(ABC):
             self.weights.observe(mean_over_processes(layer_terms([f.detach() for f in features], target)))
 
 
+@own_precision()
 def fit(
     task: Task,
     source: Source,
@@ -155,7 +157,7 @@ def _accelerator(task: Task, settings: LoopSettings) -> Accelerator:
     wrapper = DistributedDataParallelKwargs(find_unused_parameters=task.freezes)
     return Accelerator(
         cpu=settings.device == "cpu",
-        mixed_precision=precision(settings.device),
+        mixed_precision=training_precision(settings.device),
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         kwargs_handlers=[wrapper],
     )
@@ -210,10 +212,3 @@ def _step(
 def decay_factor(step: int, *, steps: int, decay_share: float) -> float:
     """Of the learning rate: 1, and in the last `decay_share` of the steps linearly down to 1 step before 0."""
     return min(1.0, (steps - step) / max(steps * decay_share, 1.0))
-
-
-def precision(device: str) -> str:
-    """Mixed precision: bf16 or fp16 on a GPU, whichever it has; none on the CPU, where half of it is slower."""
-    if device == "cpu" or not torch.cuda.is_available():
-        return "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"

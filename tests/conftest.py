@@ -20,6 +20,8 @@ import yaml
 
 from fastsynth.images import encode_png
 
+os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # else trainings would round differently on machines with AMX
+
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(60, 160, (40, 48, 3), np.uint8)

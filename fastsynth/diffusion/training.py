@@ -15,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
@@ -41,6 +40,7 @@ from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.diffusion.views import EncodedViews
 from fastsynth.loops import Progress, averaged
 from fastsynth.parallel import gather_batch, own_slice
+from fastsynth.precision import Precision, own_precision, training_precision
 from fastsynth.stopping import gentle_stop
 
 HELD_OUT_SEED = 0x5EED
@@ -81,13 +81,14 @@ class TrainingSetup:
 
     build_parts: the pipeline's parts as one module, called as `TrainedParts` is, once it is chosen what learns.
     build_optimizer: of the parts and the learning rate. schedule: as diffusers names it.
+    mixed_precision: None: as `training_precision` says.
     before_merge: called with the trained weights in place, before low-rank corrections are added to what they correct.
     """
 
     build_parts: Callable[[Any], nn.Module] = TrainedParts
     build_optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = _adamw
     schedule: str = "cosine"
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Precision | None = None
     before_merge: Callable[[], None] | None = None
 
 
@@ -132,6 +133,7 @@ class TrainingNoise:
         return part
 
 
+@own_precision()
 def train_fast(
     pipeline: FASTPipeline,
     defects: EncodedViews,
@@ -168,17 +170,16 @@ def train_fast(
 
     made_from: hash of settings and data; a checkpoint of a training with another one is refused with a ValueError.
     """
-    if setup.mixed_precision is not None:
-        forget_precision()
-    accelerator = Accelerator(cpu=pipeline.device.type == "cpu", mixed_precision=setup.mixed_precision)
+    device = pipeline.device.type
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=setup.mixed_precision or training_precision(device))
     choose_trained(pipeline, unet=unet, lora_rank=lora_rank, seed=seed)
     parts = setup.build_parts(pipeline).train()
     optimizer = setup.build_optimizer(parts, learning_rate)
     schedule = get_scheduler(
         setup.schedule, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_train_steps
     )
+    plain = copy.copy(parts)  # the same networks, judged in full precision: what is prepared computes in another
     parts, optimizer, schedule = accelerator.prepare(parts, optimizer, schedule)
-    plain = accelerator.unwrap_model(parts)
     ema = EMAModel(trained_parameters(parts), decay=ema_decay)
     ema.to(accelerator.device)
     progress, judge = Progress(), HeldOutJudge()
@@ -235,14 +236,7 @@ def train_fast(
         setup.before_merge()
     parts.eval().requires_grad_(False)
     merge_lora(pipeline.unet)
-    if setup.mixed_precision is not None:
-        forget_precision()
     return TrainingResult(progress.seconds, int(judge.best.get("step", progress.step)), judge.best.get("loss"))
-
-
-def forget_precision() -> None:
-    """accelerate keeps the first precision for the whole process: segmenters would be trained in that of the base."""
-    AcceleratorState._reset_state()
 
 
 def _loss(

@@ -20,7 +20,6 @@ from fastsynth.data.manifest import Line, Shard
 from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
 from fastsynth.diffusion.config import FASTConfig
-from fastsynth.diffusion.training import forget_precision
 from fastsynth.environment import reset_peak_memory
 from fastsynth.errors import CheckFailedError
 from fastsynth.files import atomic_write, read_json, sha256_bytes, write_json
@@ -85,7 +84,6 @@ def _train_parts(run: Run) -> None:
     write_json(run.model_folder / TRAINED_FROM, run.training_settings())
     for part in missing:
         train_renderer(part)
-        forget_precision()  # of this part: the next one is trained as it would be alone
     if process_index() == 0:
         told = {name: read_json(part.model_folder / TRAINED) for name, part in trained.items()}
         parts = {name: {key: one[key] for key in ("steps", "minutes")} for name, one in told.items()}

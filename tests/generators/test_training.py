@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from torch import nn
 
 from generators import loop
@@ -159,15 +159,14 @@ class TestPix2PixHD:
         assert np.mean([(found == batch.labels[i].numpy()).mean() for i, found in enumerate(nearest)]) > 0.7
 
     def test_mixed_precision_learns_as_full_precision_does(self, fit_pix2pixhd, pairs, tmp_path, monkeypatch):
-        """bf16, as on most GPUs; a CPU runs it too, slowly."""
+        """bf16, as on most GPUs and some CPUs; the others run it too, slowly."""
         last = {}
         for kind in ("no", "bf16"):
             logged = []
-            monkeypatch.setattr(loop, "precision", lambda device, kind=kind: kind)
-            AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+            monkeypatch.setattr(loop, "training_precision", lambda device, kind=kind: kind)
             fit_pix2pixhd(pairs, tmp_path / kind, steps=(12,), batch_size=4, log=logged.append)
             last[kind] = logged[-1]
-        AcceleratorState._reset_state(reset_partial_state=True)
+        assert Accelerator(cpu=True).mixed_precision == "no"  # of a segmenter that is trained next
         assert last["bf16"]["perceptual"] != last["no"]["perceptual"]
         assert last["bf16"]["perceptual"] == pytest.approx(last["no"]["perceptual"], rel=0.1)
 
