@@ -24,8 +24,9 @@ def training_precision(device: str) -> Precision:
             return precision
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
-    return "bf16" if device == "cpu" and capabilities.get("amx_bf16") else "no"
+    if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older torch cannot tell
+        return "no"
+    return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") else "no"
 
 
 @contextmanager
