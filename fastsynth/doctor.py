@@ -121,7 +121,13 @@ def _devices() -> list[Finding]:
         return [Finding("ok", "device", f"cuda: {card.name}, {card.total_memory / 1e9:.0f} GB") for card in cards]
     if torch.backends.mps.is_available():
         return [Finding("ok", "device", "mps: Apple GPU")]
-    message = f"cpu, {torch.get_num_threads()} threads; no GPU found, the presets for the CPU are sized for this"
+    from fastsynth.precision import training_precision  # imports torch
+
+    precision = training_precision("cpu").replace("no", "fp32")
+    message = (
+        f"cpu, {torch.get_num_threads()} threads, renderers train in {precision}; "
+        "no GPU found, the presets for the CPU are sized for this"
+    )
     return [Finding("ok", "device", message)]
 
 
