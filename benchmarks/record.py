@@ -6,7 +6,8 @@ from typing import Any
 from fastsynth.environment import environment
 from fastsynth.files import write_json
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def record(name: str, values: dict[str, Any]) -> Path:
