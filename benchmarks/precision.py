@@ -23,7 +23,6 @@ from fastsynth.recipes.rendering import train_renderer
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 
-
 REPEATS = 7
 BATCH, CELLS = 16, 16
 """Crops of a step, and cells of the latent along one side of a crop of 128 px."""
@@ -56,10 +55,7 @@ def trained(folder: Path, precision: str) -> dict[str, float]:
     run = Run(load_config(RunConfig, ROOT / "configs" / "demo.yaml", changes))
     train_renderer(run)
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return {
-        "minutes": minutes,
-        "held_out": {str(line["step"]): line["held_out"] for line in lines if "held_out" in line},
-    }
+    return {str(line["step"]): line["held_out"] for line in lines if "held_out" in line}
 
 
 def main() -> None:
