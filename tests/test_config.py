@@ -5,6 +5,7 @@ import pytest
 from pydantic import Field
 
 from fastsynth.config import Config, config_sha256, dump_config, load_config, parse_config
+from fastsynth.diffusion.config import FASTConfig
 
 
 class Red(Config):
@@ -161,3 +162,9 @@ def test_what_no_configuration_needs_is_refused_in_one_short_line(write, text, m
 def test_what_looks_like_a_date_is_a_text(write):
     config = load_config(Outer, write("name: 2001-01-01\nfolder: 2001-99-99"))
     assert (config.name, config.folder) == ("2001-01-01", Path("2001-99-99"))
+
+
+def test_farm_is_refused_where_it_was_not_trained_for():
+    with pytest.raises(ValueError, match=r"farm is input, but with training.farm_share 0 .* set training.farm_share"):
+        parse_config(FASTConfig, {"farm": "input"}, source="x.yaml")
+    assert parse_config(FASTConfig, {"farm": "input", "training": {"farm_share": 0.5}}, source="x.yaml").farm == "input"

@@ -1,7 +1,7 @@
 """Settings of the FAST renderer and of its training. No torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -61,9 +61,9 @@ class FASTTrainingConfig(Config):
     """Views of normal images, with borrowed masks: they teach what comes outside and under a mask."""
     normal_share: Share = 0.2
     """Share of normal crops in a batch."""
-    farm_share: Share = 0.5
+    farm_share: Share = 0.0
     """Share of the crops in which FARM rewrites the UNet's input. Sampling with `farm: off` is trained by the others,
-    sampling with FARM by these; 0 when it is never to be used."""
+    sampling with FARM by these, which cost the others: 0.5 is wanted there, and 0 where it is not used."""
     save_every: Positive = 100
     """Steps between checkpoints."""
     judge_every: Positive = 25
@@ -120,3 +120,12 @@ class FASTConfig(Config):
     """Share of the diffusion time that is run when the start is not noise: 0 would be a copy, 1 pure synthesis."""
     feather: Annotated[float, Field(ge=0)] = 2.0
     """Pixels of fading inside the mask's border."""
+
+    @model_validator(mode="after")
+    def _trained_for(self) -> Self:
+        if self.farm != "off" and self.training.farm_share == 0:
+            raise ValueError(
+                f"farm is {self.farm}, but with training.farm_share 0 the UNet never learns to read what FARM writes; "
+                "set training.farm_share to 0.5, or farm to off"
+            )
+        return self

@@ -17,7 +17,7 @@ from fastsynth.run_config import RunConfig
 ROWS = {
     "copy-paste": {"renderer": {"kind": "copy_paste"}},
     "FAST": {},
-    "FAST with FARM": {"renderer": {"farm": "input"}},
+    "FAST, 3 steps": {"renderer": {"num_inference_steps": 3}},
 }
 
 
@@ -71,7 +71,7 @@ def test_every_row_has_scores_quality_and_cost(table):
         (None, None),
         ("copy-paste", "copy_paste"),
         ("FAST", "fast"),
-        ("FAST with FARM", "fast"),
+        ("FAST, 3 steps", "fast"),
     ]
     assert found["references"] == ["copy-paste"]
     assert list(found["table"]) == sorted(ROWS)
@@ -113,7 +113,7 @@ def test_rows_that_differ_in_sampling_alone_share_the_model_but_not_the_pictures
     models, pictures = (
         [
             {p.name: p.read_bytes() for p in sorted((folder / name / part).rglob(pattern))}
-            for name in ("FAST", "FAST with FARM")
+            for name in ("FAST", "FAST, 3 steps")
         ]
         for part, pattern in (("model/unet", "*.safetensors"), ("synthetic", "0*[0-9].png"))
     )
@@ -223,4 +223,4 @@ def test_the_sheet_shows_only_masks_that_all_rows_have():
 def test_an_unknown_row_is_named(mistaken, call, options):
     answer = call("bench", mistaken(), "--row", "fast", *options)
     assert answer.code == 2
-    assert "no row 'fast' in the table; wanted real or one of copy-paste, FAST, FAST with FARM" in answer.complaint
+    assert "no row 'fast' in the table; wanted real or one of copy-paste, FAST, FAST, 3 steps" in answer.complaint
