@@ -3,9 +3,9 @@
 The toy set of the style tests (32 pixels, defects in three colours each), three trainings per option, all else equal.
 On layouts that were not trained on: how much of each defect has a colour of its class (IoU by nearest colour, an exact
 segmenter there), in how many of its three colours nine seeds draw it, and the mean difference to the photo. Of the same
-layouts with bent borders: IoU with the straight shapes, which are all that photos show. Looks of noise are learnt from
-the adversary alone, without a perceptual loss, which asks for the mean look. What differs by less than the trainings of
-one option do does not differ.
+layouts with bent borders: IoU with the straight shapes, which are all that photos show. What differs by less than the
+trainings of one option do does not differ. Writes benchmarks/results/layout_options.json after each training, with the
+commit of each; what is in there is not trained again.
 """
 
 import sys
@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import record
+from record import RESULTS, record
 from toy_surfaces import COLOURS, DEFECTS, ToySource, draw_toy, nearest_class
 
+from fastsynth.environment import environment
+from fastsynth.files import read_json
 from fastsynth.quality.truthfulness import overlap
 from generators.batches import components_of
 from generators.layout_model import LayoutModel
@@ -27,16 +29,18 @@ from generators.loop import LoopSettings
 from generators.pix2pixhd_stages import Design, train_pix2pixhd
 from generators.stages import Stages
 
-NOISE = {"style": "noise", "perceptual_weight": 0.0}
-SEGMENTER = {"discriminator": "segmenter", "perceptual_weight": 0.0}
+ADVERSARY_ALONE = {"style": "noise", "perceptual_weight": 0.0}
+SEGMENTER = ADVERSARY_ALONE | {"discriminator": "segmenter"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "norm: instance, as published": {"norm": "instance"},
     "warp_amplitude: 1": {"warp_amplitude": 1.0},
-    "style: noise": NOISE,
-    "style: noise, discriminator: segmenter": NOISE | SEGMENTER,
-    "style: noise, discriminator: segmenter, without LabelMix": NOISE | SEGMENTER | {"label_mix_weight": 0.0},
-    "style: none, discriminator: segmenter": SEGMENTER | {"style": "none"},
+    "style: none": {"style": "none"},
+    "style: noise": {"style": "noise"},
+    "style: noise, noise_draws: 1": {"style": "noise", "noise_draws": 1},
+    "without perceptual loss, style: noise": ADVERSARY_ALONE,
+    "without perceptual loss, style: noise, discriminator: segmenter": SEGMENTER,
+    "the same, without LabelMix": SEGMENTER | {"label_mix_weight": 0.0},
 }
 PICTURES, SHOWN, LOOKS = 200, 20, 9
 TRAININGS = (0, 1, 2)
@@ -57,6 +61,7 @@ def train(
     warp_amplitude: float,
     label_mix_weight: float,
     perceptual_weight: float,
+    noise_draws: int,
 ) -> LayoutModel:
     with tempfile.TemporaryDirectory() as folder:
         stages = Stages(
@@ -102,6 +107,7 @@ def train(
             adversary="lsgan",
             feature_weight=10.0,
             label_mix_weight=label_mix_weight,
+            noise_draws=noise_draws,
             pool_size=0,
         )
 
@@ -135,17 +141,28 @@ def main(steps: int) -> None:
     torch.set_num_threads(1)
     common = {
         "norm": "class_adaptive", "discriminator": "patch", "style": "encoder", "warp_amplitude": 0.0,
-        "label_mix_weight": 10.0, "perceptual_weight": 10.0,
+        "label_mix_weight": 10.0, "perceptual_weight": 10.0, "noise_draws": 6,
     }  # fmt: skip
-    rows: list[dict[str, Any]] = []
+    rows = finished(steps)
     for name, changes in OPTIONS.items():
         for seed in TRAININGS:
+            if any((row["option"], row["seed"]) == (name, seed) for row in rows):
+                continue
             started = time.perf_counter()
             model = train(steps, seed, **{**common, **changes})
             minutes = (time.perf_counter() - started) / 60
-            rows.append({"option": name, "seed": seed, **judge(model), "train_minutes": minutes})
-            print(name, {key: round(value, 3) for key, value in rows[-1].items() if key != "option"}, flush=True)
-    print(record("layout_options", {"steps": steps, "pictures": PICTURES, "rows": rows}))
+            found = {**judge(model), "train_minutes": minutes, "commit": environment()["commit"]}
+            print(name, seed, found, flush=True)
+            rows.append({"option": name, "seed": seed, **found})
+            rows.sort(key=lambda row: (list(OPTIONS).index(row["option"]), row["seed"]))
+            record("layout_options", {"steps": steps, "pictures": PICTURES, "rows": rows})
+
+
+def finished(steps: int) -> list[dict[str, Any]]:
+    """Rows of earlier calls with as many steps."""
+    path = RESULTS / "layout_options.json"
+    result = read_json(path) if path.is_file() else {"steps": None}
+    return list(result["rows"]) if result["steps"] == steps else []
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def training_precision(device: str) -> Precision:
     """bf16 or fp16 on a GPU, whichever it has; on the CPU bf16 where it has matrix units for it (AMX); else none.
 
     What `accelerate launch --mixed_precision` says, or ACCELERATE_MIXED_PRECISION, takes precedence.
-    With them a step of the compact UNet takes 0.6 of the time (`benchmarks/precision.py`), with the same losses; without,
-    bf16 is converted to and fro, and slower.
+    With them a step of the compact UNet takes 0.6 of the time, with the same losses (`benchmarks/precision.py`);
+    without, bf16 is converted to and fro, and slower.
     device: its type, as torch names it.
     """
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION")

@@ -36,6 +36,11 @@ class Batch(NamedTuple):
         """Some of the samples."""
         return self._replace(**{k: v[samples] for k, v in self._asdict().items() if v is not None})
 
+    def repeated(self, count: int) -> Self:
+        """Every sample `count` times, one after the other."""
+        fields = {k: v.repeat_interleave(count, dim=0) for k, v in self._asdict().items() if v is not None}
+        return self._replace(**fields)
+
     @property
     def context(self) -> Tensor | None:
         """What a renderer sees of the picture, see `encoding.surroundings`."""

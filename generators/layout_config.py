@@ -107,6 +107,9 @@ class Pix2PixHDTrainingConfig(TrainingConfig):
     make it 1 on average over `calibration_steps`."""
     label_mix_weight: Weight = 10.0
     """Of a segmenter's consistency under LabelMix."""
+    noise_draws: Annotated[int, Field(ge=1, le=32)] = 6
+    """With noise styles, draws of each layout of which the one nearest to the photo is drawn nearer, class by class:
+    so different noise comes to give different looks. The time of a step grows with it."""
     pool_size: Annotated[int, Field(ge=0)] = 0
     """Past renders kept for the patch discriminators; 0 keeps none, as published."""
 

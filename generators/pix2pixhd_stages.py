@@ -109,6 +109,7 @@ def train_pix2pixhd(
     adversary: Adversary,
     feature_weight: float,
     label_mix_weight: float,
+    noise_draws: int,
     pool_size: int,
 ) -> LayoutModel:
     """Train all stages, or go on with them, then cluster the styles. See `Pix2PixHDTrainingConfig`."""
@@ -145,6 +146,7 @@ def train_pix2pixhd(
             freeze_steps=freeze_steps,
             frozen=_make_trainable(networks, stage),
             noise_channels=design.style_channels if design.style == "noise" else 0,
+            noise_draws=noise_draws,
             ignore=stages.ignore,
             warp_amplitude=warp_amplitude,
         )

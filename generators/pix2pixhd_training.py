@@ -15,7 +15,7 @@ from generators.crn_training import bend
 from generators.encoding import encode_layout, one_hot
 from generators.judges import Judge
 from generators.loop import Task
-from generators.losses import LayerWeights, perceptual_loss
+from generators.losses import LayerWeights, diversity_loss, perceptual_loss
 from generators.perceptual import PerceptualTrunk
 from generators.pix2pixhd import Pix2PixHDGenerator
 from generators.style import StyleEncoder, encode_styles, find_segments
@@ -53,6 +53,7 @@ class Pix2PixHDTask(Task):
     """Players: the styled generator, and the discriminator.
 
     freeze_steps: first steps in which `frozen` gets no gradients. noise_channels: D of noise styles, 0 without.
+    noise_draws: of each layout, see `_perceptual`.
     """
 
     betas = (0.5, 0.999)
@@ -72,6 +73,7 @@ class Pix2PixHDTask(Task):
         freeze_steps: int,
         frozen: list[nn.Module],
         noise_channels: int,
+        noise_draws: int,
         ignore: int | None,
         warp_amplitude: float,
     ) -> None:
@@ -85,6 +87,8 @@ class Pix2PixHDTask(Task):
         config = drawer.generator.config
         self.num_classes, self.edges = int(config["num_classes"]), bool(config["edges"])
         self.ignore, self.warp_amplitude = ignore, warp_amplitude
+        # the adversary sees one; without a perceptual loss nothing chooses among several
+        self.num_draws = noise_draws if noise_channels and perceptual_weight > 0 else 1
 
     def start_step(self, step: int) -> None:
         super().start_step(step)
@@ -93,18 +97,19 @@ class Pix2PixHDTask(Task):
 
     def losses(self, batch: Batch, *, step: int, generator: torch.Generator) -> Iterator[Tensor]:
         seen = bend(batch, amplitude=self.warp_amplitude, generator=generator)
-        fake = self._draw(seen, generator=generator)
-        planes = self._planes(batch)
+        # in one pass: wrappers of several processes expect one before each gradient
+        fakes = self._draw(seen.repeated(self.num_draws), generator=generator).unflatten(0, (-1, self.num_draws))
+        fake, planes = fakes[:, 0], self._planes(batch)
         classes = one_hot(batch.labels, num_classes=self.num_classes, ignore=self.ignore)
         discriminator = self.players[1]
 
         with torch.no_grad():
             target = self.trunk(batch.image)
-        features = self.trunk(fake)
-        self.calibrate(features, target, step=step)
+        features = self.trunk(fakes)
+        self.calibrate(features, [t[:, None].expand_as(f) for t, f in zip(target, features, strict=True)], step=step)
         discriminator.requires_grad_(False)
         terms = self.judge.losses_of_generator(discriminator, planes, classes, batch, fake)
-        terms["perceptual"] = self.perceptual_weight * perceptual_loss(features, target, weights=self.weights.weights)
+        terms["perceptual"] = self.perceptual_weight * self._perceptual(features, target, classes)
         self.shown = {name: value.detach() for name, value in terms.items()}
         self.shown["l1"] = F.l1_loss(fake.detach(), batch.image)
         yield torch.stack(list(terms.values())).sum()
@@ -113,6 +118,17 @@ class Pix2PixHDTask(Task):
         loss = self.judge.own_loss(discriminator, planes, classes, batch, fake.detach(), generator=generator)
         self.shown["discriminator"] = loss.detach()
         yield loss
+
+    def _perceptual(self, features: list[Tensor], target: list[Tensor], classes: Tensor) -> Tensor:
+        """Of the one draw, or for each class of the one that comes nearest, which gives noise its looks: IMLE.
+
+        Drawn towards every photo alike, all noise would come to look like their mean (Li et al. 2019, arXiv
+        1811.12373). features: L maps (B, k, C_l, h_l, w_l). target: L maps (B, C_l, h_l, w_l).
+        """
+        weights = self.weights.weights
+        if self.num_draws == 1:
+            return perceptual_loss([f[:, 0] for f in features], target, weights=weights)
+        return diversity_loss(features, target, classes, weights=weights, mean_weight=0.0, class_norm="area").loss
 
     def samples(self, batch: Batch) -> list[Tensor]:
         """As the real instances look, or with three lots of noise."""

@@ -170,6 +170,17 @@ class TestPix2PixHD:
         assert last["bf16"]["perceptual"] != last["no"]["perceptual"]
         assert last["bf16"]["perceptual"] == pytest.approx(last["no"]["perceptual"], rel=0.1)
 
+    def test_noise_comes_to_show_the_looks_there_are(self, fit_pix2pixhd, pairs, tmp_path):
+        """Doors are dark or bright. Drawn towards every photo alike noise shows their mean, by its nearest draw both."""
+        labels = pairs.samples(1, shrink=1).labels[0]
+        spread = {}
+        for draws in (1, 4):
+            settings = {"style": "noise", "noise_draws": draws, "feature_weight": 0.0}
+            model = fit_pix2pixhd(pairs, tmp_path / str(draws), steps=(60,), batch_size=4, **settings)
+            red = [float(model.draw(labels, labels, seed=seed)[0, labels == 1].mean()) for seed in range(8)]
+            spread[draws] = max(red) - min(red)
+        assert spread[4] > 2 * spread[1]
+
     def test_its_renders_come_to_match_the_features_of_a_discriminator_at_rest(self, fit_pix2pixhd, pairs, tmp_path):
         logged, small = [], {"width": 24, "num_downsamples": 3, "num_blocks": 4}
         rest = {"discriminator_learning_rate": 1e-9, "perceptual_weight": 0.0}
