@@ -143,7 +143,7 @@ def main(steps: int) -> None:
         "norm": "class_adaptive", "discriminator": "patch", "style": "encoder", "warp_amplitude": 0.0,
         "label_mix_weight": 10.0, "perceptual_weight": 10.0, "noise_draws": 6,
     }  # fmt: skip
-    rows = finished(steps)
+    rows, commit = finished(steps), environment()["commit"]
     for name, changes in OPTIONS.items():
         for seed in TRAININGS:
             if any((row["option"], row["seed"]) == (name, seed) for row in rows):
@@ -151,7 +151,7 @@ def main(steps: int) -> None:
             started = time.perf_counter()
             model = train(steps, seed, **{**common, **changes})
             minutes = (time.perf_counter() - started) / 60
-            found = {**judge(model), "train_minutes": minutes, "commit": environment()["commit"]}
+            found = {**judge(model), "train_minutes": minutes, "commit": commit}
             print(name, seed, found, flush=True)
             rows.append({"option": name, "seed": seed, **found})
             rows.sort(key=lambda row: (list(OPTIONS).index(row["option"]), row["seed"]))
