@@ -171,7 +171,7 @@ class TestPix2PixHD:
         assert last["bf16"]["perceptual"] == pytest.approx(last["no"]["perceptual"], rel=0.1)
 
     def test_noise_comes_to_show_the_looks_there_are(self, fit_pix2pixhd, pairs, tmp_path):
-        """Doors are dark or bright. Drawn towards every photo alike noise shows their mean, by its nearest draw both."""
+        """Doors are dark or bright: drawn towards every photo noise shows their mean, by its nearest draw both."""
         labels = pairs.samples(1, shrink=1).labels[0]
         spread = {}
         for draws in (1, 4):
