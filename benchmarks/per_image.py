@@ -1,4 +1,4 @@
-"""Image by image, without pooling: python benchmarks/per_image.py CONFIG
+"""Image by image, without pooling: python benchmarks/per_image.py CONFIG [key.sub=value …]
 
 CONFIG: of a run whose segmenters are trained. The IoU of a type in metrics.json pools its pixels, so one large false
 alarm on one picture outweighs many thin cracks. Here every test image counts the same: mean IoU over a type's images,
@@ -29,8 +29,8 @@ def ious(run: Run) -> dict[str, np.ndarray]:
     return found
 
 
-def main(config: Path) -> None:
-    run = Run(load_config(RunConfig, config))
+def main(config: Path, changes: list[str]) -> None:
+    run = Run(load_config(RunConfig, config, changes))
     defects = np.array([item.defect or "" for item in real_items(run, "test")])
     by_arm = ious(run)
     real = by_arm["real"]
@@ -47,4 +47,4 @@ def main(config: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
