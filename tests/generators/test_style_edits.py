@@ -37,10 +37,10 @@ def test_style_edits_hit_the_look_and_hardly_leak(fit_pix2pixhd, tmp_path):
     model = fit_pix2pixhd(
         ToySource(PICTURES, seed=TRAINING_SEED),
         tmp_path,
-        steps=(500,),
+        steps=(900,),
         batch_size=4,
         ema_decay=0.98,
-        save_every=500,
+        save_every=900,
         calibration_steps=50,
         generator={"width": 8, "num_downsamples": 2, "num_blocks": 2, "num_enhancer_blocks": 1},
         style_channels=3,
