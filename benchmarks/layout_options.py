@@ -8,6 +8,7 @@ trainings of one option do does not differ. Writes benchmarks/results/layout_opt
 commit of each; what is in there is not trained again.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -139,6 +140,7 @@ def judge(model: LayoutModel) -> dict[str, float]:
 
 def main(steps: int) -> None:
     torch.set_num_threads(1)
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # the same on every machine
     common = {
         "norm": "class_adaptive", "discriminator": "patch", "style": "encoder", "warp_amplitude": 0.0,
         "label_mix_weight": 10.0, "perceptual_weight": 10.0, "noise_draws": 6,

@@ -308,6 +308,10 @@ def main() -> None:
         return
     run = Run(load_config(RunConfig, arguments.config))
     study = Study(run, count=arguments.count)
+    if study.settings.training.farm_share == 0 and any(cell.farm != "off" for cell in cells):
+        parser.error(
+            "cells with FARM need a model trained for it: set renderer.training.farm_share to 0.5, train again"
+        )
     fill(study, cells, miou=arguments.miou)
     data = run.config.data.root.name
     print(record(f"samplers_{data}", {"data": data, **study.gather()}))

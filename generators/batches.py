@@ -121,9 +121,9 @@ class CropSource:
         return self._batch(self.defects[picks], shrink)
 
     def of_class(self, label: int, count: int) -> Batch:
-        """Up to `count` crops of one class of defects, evenly over all it has."""
+        """Up to `count` crops of one class of defects, evenly over all it has, which is at least one."""
         own = np.flatnonzero(self.classes == label)
-        return self._batch(own[np.unique(np.linspace(0, len(own) - 1, count).round().astype(int))], shrink=1)
+        return self._batch(own[np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int)], shrink=1)
 
     def every(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
         for start in range(0, len(self.defects), batch_size):

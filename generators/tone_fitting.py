@@ -14,10 +14,13 @@ CROPS = 40
 
 
 def fit_tones(model: LayoutModel, source: CropSource) -> tuple[Tone, ...]:
-    """By class id: `fit_tone` of a model that fills holes, over up to `CROPS` of each class's training crops."""
-    sound = [Tone()] * FIRST_DEFECT
-    defects = range(FIRST_DEFECT, len(source.class_names))
-    return (*sound, *(fit_tone(_photo_and_drawn(model, source, label)) for label in defects))
+    """By class id: `fit_tone` of a model that fills holes, over up to `CROPS` of each class's training crops.
+
+    A class without crops, as background and object are, gets `Tone()`.
+    """
+    shown = {int(label) for label in np.unique(source.classes) if label >= FIRST_DEFECT}
+    labels = range(len(source.class_names))
+    return tuple(fit_tone(_photo_and_drawn(model, source, label)) if label in shown else Tone() for label in labels)
 
 
 def _photo_and_drawn(model: LayoutModel, source: CropSource, label: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from generators.batches import CropSource
 from generators.layout_model import LayoutModel
 from generators.tone_fitting import fit_tones
 from generators.tones import GAINS, Tone, fit_tone
@@ -81,3 +82,12 @@ def test_a_trained_model_makes_up_what_its_training_defects_lack(kind, fit_crn, 
     assert LayoutModel.from_pretrained(tmp_path / "model").tones == tones
     assert toned.tone_of(3) == tones[3]
     assert model.tone_of(3) == Tone()
+
+
+def test_a_class_that_no_crop_shows_stays_as_it_is(fit_crn, crops, tmp_path):
+    classes = np.where(crops.classes == 3, 2, crops.classes)
+    source = CropSource(
+        crops.pictures, crops.masks, crops.objects, classes, class_names=crops.class_names, normal_share=0.2
+    )
+    tones = fit_tones(fit_crn(source, tmp_path, steps=(2,)), source)
+    assert tones[3] == Tone() != tones[2]
