@@ -3,7 +3,8 @@
 The toy set of the style tests (32 pixels, defects in three colours each), three trainings per option, all else equal.
 On layouts that were not trained on: how much of each defect has a colour of its class (IoU by nearest colour, an exact
 segmenter there), in how many of its three colours nine seeds draw it, and the mean difference to the photo. Of the same
-layouts with bent borders: IoU with the straight shapes, which are all that photos show. What differs by less than the
+layouts with rough borders: IoU with the clean shapes, which are all that photos show, and what the rough layouts
+themselves have. What differs by less than the
 trainings of one option do does not differ. Writes benchmarks/results/layout_options.json after each training, with the
 commit of each; what is in there is not trained again.
 """
@@ -25,7 +26,7 @@ from fastsynth.files import read_json
 from fastsynth.quality.truthfulness import overlap
 from generators.batches import components_of
 from generators.layout_model import LayoutModel
-from generators.layout_warp import warp_layout
+from generators.layout_warp import NO_WARP, Warp, warp_layout
 from generators.loop import LoopSettings
 from generators.pix2pixhd_stages import Design, train_pix2pixhd
 from generators.stages import Stages
@@ -35,7 +36,7 @@ SEGMENTER = ADVERSARY_ALONE | {"discriminator": "segmenter"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "norm: instance, as published": {"norm": "instance"},
-    "warp_amplitude: 1": {"warp_amplitude": 1.0},
+    "warp_amplitude: 1, warp_wavelength: 3": {"warp": Warp(1.0, 3.0)},
     "style: none": {"style": "none"},
     "style: noise": {"style": "noise"},
     "style: noise, noise_draws: 1": {"style": "noise", "noise_draws": 1},
@@ -46,8 +47,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 PICTURES, SHOWN, LOOKS = 200, 20, 9
 TRAININGS = (0, 1, 2)
 """Seeds of the trainings."""
-BEND, WAVELENGTH = 1.0, 8.0
-"""Of the bent layouts, px."""
+ROUGH = Warp(1.0, 3.0)
+"""What makes a layout one drawn by a shaky hand."""
 BETWEEN = 40.0
 """Distance in RGB within which a mean colour is one of the class; its colours lie further apart than twice that."""
 
@@ -59,7 +60,7 @@ def train(
     norm: str,
     discriminator: str,
     style: str,
-    warp_amplitude: float,
+    warp: Warp,
     label_mix_weight: float,
     perceptual_weight: float,
     noise_draws: int,
@@ -100,7 +101,7 @@ def train(
             num_centres=3,
             trunk="random",
             calibration_steps=50,
-            warp_amplitude=warp_amplitude,
+            warp=warp,
             learning_rate=2e-3,
             discriminator_learning_rate=2e-3,
             perceptual_weight=perceptual_weight,
@@ -114,27 +115,28 @@ def train(
 
 
 def judge(model: LayoutModel) -> dict[str, float]:
-    ious, straight, colours, errors = [], [], [], []
+    ious, clean, given, colours, errors = [], [], [], [], []
     for number in range(SHOWN):
         labels, photo, _ = draw_toy(np.random.default_rng((9, number)))
         maps = [torch.from_numpy(ids.astype(np.int64)) for ids in (labels, components_of(labels))]
-        bent = warp_layout(
-            *(each[None] for each in maps),
-            amplitude=BEND,
-            wavelength=WAVELENGTH,
-            generator=torch.Generator().manual_seed(number),
-        )
+        rough = [
+            each[0]
+            for each in warp_layout(
+                *(each[None] for each in maps), ROUGH, generator=torch.Generator().manual_seed(number)
+            )
+        ]
         looks = [(model.draw(*maps, seed=seed).movedim(0, -1).numpy() + 1) * 127.5 for seed in range(LOOKS)]
-        rough = (model.draw(bent[0][0], bent[1][0], seed=0).movedim(0, -1).numpy() + 1) * 127.5
+        drawn = (model.draw(*rough, seed=0).movedim(0, -1).numpy() + 1) * 127.5
         errors.append(np.abs(looks[0] - photo).mean() / 255)
         for label in DEFECTS:
             region = labels == label
             if region.any():
                 ious += [overlap(nearest_class(look) == label, region) for look in looks]
-                straight.append(overlap(nearest_class(rough) == label, region))
+                clean.append(overlap(nearest_class(drawn) == label, region))
+                given.append(overlap(rough[0].numpy() == label, region))
                 distances = [np.linalg.norm(COLOURS[label] - look[region].mean(axis=0), axis=1) for look in looks]
                 colours.append(len({int(d.argmin()) for d in distances if d.min() < BETWEEN}))
-    found = {"defect_iou": ious, "straight_iou": straight, "colours": colours, "l1": errors}
+    found = {"defect_iou": ious, "clean_iou": clean, "rough_iou": given, "colours": colours, "l1": errors}
     return {name: float(np.mean(values)) for name, values in found.items()}
 
 
@@ -142,7 +144,7 @@ def main(steps: int) -> None:
     torch.set_num_threads(1)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # the same on every machine
     common = {
-        "norm": "class_adaptive", "discriminator": "patch", "style": "encoder", "warp_amplitude": 0.0,
+        "norm": "class_adaptive", "discriminator": "patch", "style": "encoder", "warp": NO_WARP,
         "label_mix_weight": 10.0, "perceptual_weight": 10.0, "noise_draws": 6,
     }  # fmt: skip
     rows, commit = finished(steps), environment()["commit"]

@@ -95,10 +95,14 @@ def options_page(result: dict[str, Any], remarks: str) -> str:
         options.setdefault(row["option"], []).append(row)
     seeds = sorted({row["seed"] for row in result["rows"]})
     commits = sorted({row["commit"][:7] for row in result["rows"]})
-    measures = ("defect_iou", "straight_iou", "colours", "l1", "train_minutes")
-    rows = [
-        [name, *(" / ".join(f"{row[key]:.2f}" for row in found) for key in measures)] for name, found in options.items()
-    ]
+
+    def rows(*measures: str) -> list[list[str]]:
+        return [
+            [name, *(" / ".join(f"{row[key]:.2f}" for row in found) for key in measures)]
+            for name, found in options.items()
+            if all(measures[0] in row for row in found)
+        ]
+
     lines = [
         "# What the options of pix2pixHD do",
         "",
@@ -107,9 +111,13 @@ def options_page(result: dict[str, Any], remarks: str) -> str:
         "were not trained on. What differs by less than the trainings of one option do does not differ.",
         "",
         *table(
-            ["option", "defect drawn, IoU", "of bent layouts, with the straight shape", "looks of 3", "L1", "minutes"],
-            rows,
+            ["option", "defect drawn, IoU", "looks of 3", "L1", "minutes"],
+            rows("defect_iou", "colours", "l1", "train_minutes"),
         ),
+        "",
+        "Of layouts with rough borders, defects by IoU with their clean shapes:",
+        "",
+        *table(["option", "drawn", "the rough layout itself"], rows("clean_iou", "rough_iou")),
         "",
         *([remarks.strip(), ""] if remarks.strip() else []),
         f"`{result['command']}`, commits {', '.join(commits)}; `benchmarks/results/layout_options.json`.",

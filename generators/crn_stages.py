@@ -7,6 +7,7 @@ import torch
 from generators.crn import CRN
 from generators.crn_training import CRNTask
 from generators.layout_model import LayoutModel
+from generators.layout_warp import Warp
 from generators.losses import ClassNorm, LayerWeights
 from generators.perceptual import TrunkKind, build_trunk
 from generators.stages import Stages
@@ -21,7 +22,7 @@ def train_crn(
     edges: bool,
     trunk: TrunkKind,
     calibration_steps: int,
-    warp_amplitude: float,
+    warp: Warp,
     learning_rate: float,
     diversity_mean_weight: tuple[float, float],
     class_norm: ClassNorm,
@@ -66,7 +67,7 @@ def train_crn(
             diversity_mean_weight=diversity_mean_weight,
             class_norm=class_norm,
             ignore=stages.ignore,
-            warp_amplitude=warp_amplitude,
+            warp=warp,
         )
         stages.run(stage, task, name="CRN")
         network, layer_weights = cast(CRN, task.players[0]), task.weights.weights.tolist()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from generators.batches import Batch
 from generators.crn import CRN
 from generators.encoding import encode_layout, one_hot
-from generators.layout_warp import warp_layout
+from generators.layout_warp import Warp, bend
 from generators.loop import LOG_EVERY, Task
 from generators.losses import ClassNorm, LayerWeights, diversity_loss, win_shares
 from generators.perceptual import PerceptualTrunk
@@ -24,7 +24,7 @@ class CRNTask(Task):
 
     steps: of the stage. diversity_mean_weight: at its first and its last step, geometrically between them: many outputs
     start to learn while it is large, and become different when it is small. class_norm: see `diversity_loss`.
-    ignore: class id of pixels without one. warp_amplitude: pixels by which the layout of whole pictures is bent.
+    ignore: class id of pixels without one. warp: how layouts of whole pictures are bent.
     """
 
     betas = (0.9, 0.999)
@@ -41,19 +41,19 @@ class CRNTask(Task):
         diversity_mean_weight: tuple[float, float],
         class_norm: ClassNorm,
         ignore: int | None,
-        warp_amplitude: float,
+        warp: Warp,
     ) -> None:
         super().__init__(trunk, weights, calibration_steps=calibration_steps)
         self.players: list[nn.Module] = [network]
         self.rates = (learning_rate,)
         self.num_classes, self.edges = int(network.config["num_classes"]), bool(network.config["edges"])
         self.steps, self.mean_weight, self.class_norm, self.ignore = steps, diversity_mean_weight, class_norm, ignore
-        self.warp_amplitude = warp_amplitude
+        self.warp = warp
         self.wins = WinCounts(int(network.config["num_outputs"]), self.num_classes)
         self.states.append(self.wins)
 
     def losses(self, batch: Batch, *, step: int, generator: torch.Generator) -> Iterator[Tensor]:
-        seen = bend(batch, amplitude=self.warp_amplitude, generator=generator)
+        seen = bend(batch, self.warp, generator=generator)
         drawn = batch.composite(self.players[0](self._layout(seen)))
         with torch.no_grad():
             target = self.trunk(batch.image)
@@ -126,14 +126,3 @@ class WinCounts:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts, self.line, self.lately = state["counts"].clone(), int(state["line"]), state["lately"].clone()
-
-
-def bend(batch: Batch, *, amplitude: float, generator: torch.Generator) -> Batch:
-    """The batch with bent layouts, see `layout_warp`; unchanged where there is a hole, whose border must be met."""
-    if amplitude == 0 or batch.hole is not None:
-        return batch
-    wavelength = batch.labels.shape[-1] / 4
-    labels, instances = warp_layout(
-        batch.labels, batch.instances, amplitude=amplitude, wavelength=wavelength, generator=generator
-    )
-    return batch._replace(labels=labels, instances=instances)

@@ -315,7 +315,10 @@ class PairsConfig(Config):
     held_out: Annotated[int, Field(ge=0)] = 40
     """Pictures that are not trained on; the sheets show them."""
     warp_amplitude: Annotated[float, Field(ge=0)] = 0.0
-    """Pixels by which the layouts the renderer sees are bent, so that it learns shapes of its own."""
+    """Pixels by which the layouts the renderer sees are bent, so that it draws clean shapes inside rough ones."""
+    warp_wavelength: Annotated[float, Field(gt=0)] = 3.0
+    """Pixels over which the bend changes: few roughen borders as a hand does; as many as a shape is wide shift all of
+    it, which nothing in the layout can tell."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

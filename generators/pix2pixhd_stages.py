@@ -10,6 +10,7 @@ from torch import nn
 from generators.image_pool import ImagePool
 from generators.judges import Discriminator, PatchJudge, SegmenterJudge, grow_patches, load_discriminator
 from generators.layout_model import LayoutModel, StyleKind
+from generators.layout_warp import Warp
 from generators.losses import Adversary, LayerWeights
 from generators.perceptual import PIX2PIXHD_WEIGHTS, TrunkKind, build_trunk
 from generators.pix2pixhd import Pix2PixHDGenerator
@@ -101,7 +102,7 @@ def train_pix2pixhd(
     num_centres: int,
     trunk: TrunkKind,
     calibration_steps: int,
-    warp_amplitude: float,
+    warp: Warp,
     learning_rate: float,
     discriminator_learning_rate: float,
     perceptual_weight: float,
@@ -148,7 +149,7 @@ def train_pix2pixhd(
             noise_channels=design.style_channels if design.style == "noise" else 0,
             noise_draws=noise_draws,
             ignore=stages.ignore,
-            warp_amplitude=warp_amplitude,
+            warp=warp,
         )
         stages.run(stage, task, name="pix2pixHD")
         drawer, layer_weights = cast(StyledGenerator, task.players[0]), task.weights.weights.tolist()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from generators.batches import Batch
-from generators.crn_training import bend
 from generators.encoding import encode_layout, one_hot
 from generators.judges import Judge
+from generators.layout_warp import Warp, bend
 from generators.loop import Task
 from generators.losses import LayerWeights, diversity_loss, perceptual_loss
 from generators.perceptual import PerceptualTrunk
@@ -75,7 +75,7 @@ class Pix2PixHDTask(Task):
         noise_channels: int,
         noise_draws: int,
         ignore: int | None,
-        warp_amplitude: float,
+        warp: Warp,
     ) -> None:
         super().__init__(trunk, weights, calibration_steps=calibration_steps)
         self.players: list[nn.Module] = [drawer, discriminator]
@@ -86,7 +86,7 @@ class Pix2PixHDTask(Task):
         self.freezes = bool(frozen) and freeze_steps > 0
         config = drawer.generator.config
         self.num_classes, self.edges = int(config["num_classes"]), bool(config["edges"])
-        self.ignore, self.warp_amplitude = ignore, warp_amplitude
+        self.ignore, self.warp = ignore, warp
         # the adversary sees one; without a perceptual loss nothing chooses among several
         self.num_draws = noise_draws if noise_channels and perceptual_weight > 0 else 1
 
@@ -96,7 +96,7 @@ class Pix2PixHDTask(Task):
             part.requires_grad_(step >= self.freeze_steps)
 
     def losses(self, batch: Batch, *, step: int, generator: torch.Generator) -> Iterator[Tensor]:
-        seen = bend(batch, amplitude=self.warp_amplitude, generator=generator)
+        seen = bend(batch, self.warp, generator=generator)
         # in one pass: wrappers of several processes expect one before each gradient
         fakes = self._draw(seen.repeated(self.num_draws), generator=generator).unflatten(0, (-1, self.num_draws))
         fake, planes = fakes[:, 0], self._planes(batch)

@@ -33,6 +33,7 @@ from generators.layout_config import (
     Pix2PixHDTrainingConfig,
 )
 from generators.layout_model import LayoutModel
+from generators.layout_warp import NO_WARP, Warp
 from generators.loop import Log, LoopSettings
 from generators.pix2pixhd_stages import Design, train_pix2pixhd
 from generators.render import LayoutRenderer, class_name
@@ -137,7 +138,7 @@ def train_layout_model(
     device: str,
     log: Log,
     ignore: int | None = None,
-    warp_amplitude: float = 0.0,
+    warp: Warp = NO_WARP,
 ) -> tuple[LayoutModel, float]:
     """Train, or go on with it, below `output`; the model, and the seconds that its training took.
 
@@ -156,10 +157,10 @@ def train_layout_model(
     rest = training.model_dump(exclude=LOOP_KEYS | SOURCE_KEYS | DESIGN_KEYS | {"stage_steps"})
     match settings:
         case CRNConfig() | CRNPhotoConfig():
-            model = train_crn(stages, **settings.network.model_dump(), **rest, warp_amplitude=warp_amplitude)
+            model = train_crn(stages, **settings.network.model_dump(), **rest, warp=warp)
         case Pix2PixHDConfig() | Pix2PixHDPhotoConfig():
             design, centres = _design(settings.network, settings.training), settings.network.num_centres
-            model = train_pix2pixhd(stages, design, num_centres=centres, **rest, warp_amplitude=warp_amplitude)
+            model = train_pix2pixhd(stages, design, num_centres=centres, **rest, warp=warp)
         case _:
             assert_never(settings)
     if isinstance(source, CropSource):

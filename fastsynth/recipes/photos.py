@@ -21,6 +21,7 @@ from generators.batches import Batch
 from generators.importing import import_encoder, import_generator
 from generators.layout_config import PhotoConfig
 from generators.layout_model import LayoutModel
+from generators.layout_warp import Warp
 from generators.onnx_export import export_onnx
 from generators.pairs import PairSource, Palette, find_pairs, read_instances, scale_layout
 from generators.pix2pixhd import SMALLEST_BOTTLENECK, Pix2PixHDGenerator
@@ -65,7 +66,7 @@ def train_photos(config: PhotoConfig) -> Path:
             device=find_device(config.device).type,
             log=lambda values: _append(output / "log.jsonl", values),
             ignore=Palette.ignore_id,
-            warp_amplitude=config.data.warp_amplitude,
+            warp=Warp(config.data.warp_amplitude, config.data.warp_wavelength),
         )
         if process_index() == 0:
             model.save_pretrained(model_folder)

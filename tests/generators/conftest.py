@@ -10,6 +10,7 @@ import torch
 from generators.batches import CropSource
 from generators.crn_stages import train_crn
 from generators.layout_model import LayoutModel
+from generators.layout_warp import NO_WARP
 from generators.loop import LoopSettings
 from generators.pairs import PairFiles, PairSource, Palette
 from generators.pix2pixhd_stages import Design, train_pix2pixhd
@@ -21,7 +22,7 @@ SETTINGS = {
 }  # fmt: skip
 CRN_SETTINGS = {
     "widths": (16, 12, 8), "num_outputs": 3, "norm": "class_adaptive", "edges": False, "trunk": "random",
-    "calibration_steps": 2, "warp_amplitude": 0.0, "learning_rate": 1e-2, "diversity_mean_weight": (0.2, 0.01),
+    "calibration_steps": 2, "warp": NO_WARP, "learning_rate": 1e-2, "diversity_mean_weight": (0.2, 0.01),
     "class_norm": "none",
 }  # fmt: skip
 DESIGN = {
@@ -30,7 +31,7 @@ DESIGN = {
     "discriminator_width": 4, "num_scales": 1, "spectral_norm": False,
 }  # fmt: skip
 GAN_SETTINGS = {
-    "num_centres": 3, "trunk": "random", "calibration_steps": 2, "warp_amplitude": 0.0, "learning_rate": 2e-3,
+    "num_centres": 3, "trunk": "random", "calibration_steps": 2, "warp": NO_WARP, "learning_rate": 2e-3,
     "discriminator_learning_rate": 2e-3, "perceptual_weight": 10.0, "freeze_steps": 3, "adversary": "lsgan",
     "feature_weight": 10.0, "label_mix_weight": 10.0, "noise_draws": 2,
     "pool_size": 0,

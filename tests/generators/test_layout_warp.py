@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from generators.layout_warp import warp_layout
+from generators.batches import Batch
+from generators.layout_warp import NO_WARP, Warp, bend, warp_layout
 
 
 def layout(size: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +18,7 @@ def layout(size: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
 
 def warp(seed: int = 0, *, amplitude: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return warp_layout(*layout(), amplitude=amplitude, wavelength=16, generator=generator)
+    return warp_layout(*layout(), Warp(amplitude, 16), generator=generator)
 
 
 def test_without_amplitude_nothing_moves():
@@ -37,7 +38,7 @@ def test_shapes_change_and_ids_stay_what_they_were():
 def test_pixels_move_about_as_far_as_the_amplitude():
     size = 64
     columns = torch.arange(size).expand(4, size, size)
-    moved, _ = warp_layout(columns, columns, amplitude=3.0, wavelength=8, generator=torch.Generator().manual_seed(0))
+    moved, _ = warp_layout(columns, columns, Warp(3.0, 8), generator=torch.Generator().manual_seed(0))
     shift = (moved - columns)[..., 12:-12].double()
     assert 1.5 < shift.std() < 4.5
     assert (moved.diff(dim=1).abs().double().mean()) < 3  # smooth: neighbours move alike
@@ -51,4 +52,19 @@ def test_the_generator_decides_and_samples_of_a_batch_differ():
 
 def test_maps_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="pass equal shapes"):
-        warp_layout(layout()[0], layout()[1][:1], amplitude=1, wavelength=8, generator=torch.Generator())
+        warp_layout(layout()[0], layout()[1][:1], Warp(1, 8), generator=torch.Generator())
+
+
+def test_a_batch_is_bent_with_its_photo_left_alone_and_not_at_all_around_holes():
+    labels, instances = (each.long() for each in layout())
+    batch = Batch(labels, instances, torch.zeros(2, 3, 48, 48))
+    bent = bend(batch, Warp(2.0, 3.0), generator=torch.Generator().manual_seed(0))
+    assert bent.image is batch.image
+    assert (bent.labels != labels).any()
+    holed = batch._replace(hole=labels[:, None] > 0)
+    for unchanged in (
+        bend(holed, Warp(2.0, 3.0), generator=torch.Generator()),
+        bend(batch, NO_WARP, generator=torch.Generator()),
+    ):
+        torch.testing.assert_close(unchanged.labels, labels)
+        torch.testing.assert_close(unchanged.instances, instances)

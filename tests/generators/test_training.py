@@ -14,6 +14,7 @@ from generators.batches import Batch
 from generators.crn import CRN
 from generators.crn_training import WinCounts
 from generators.layout_model import LayoutModel
+from generators.layout_warp import Warp
 from generators.loop import decay_factor
 from generators.losses import win_shares
 from generators.pairs import PairSource
@@ -85,7 +86,7 @@ class TestInterruption:
             ("pool", {"pool_size": 3, "adversary": "hinge", "spectral_norm": True, "style": "none"}),
             ("segmenter", {"discriminator": "segmenter", "style": "noise"}),
         ):
-            settings = {"steps": (11,), "warp_amplitude": 1.0, **changes}
+            settings = {"steps": (11,), "warp": Warp(1.0, 3.0), **changes}
             straight = fit_pix2pixhd(pairs, tmp_path / name / "straight", **settings)
             with pytest.raises(Killed):
                 fit_pix2pixhd(pairs, tmp_path / name / "killed", log=kill_at(10), **settings)
