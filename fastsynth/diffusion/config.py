@@ -44,8 +44,8 @@ class BaseConfig(Config):
 class FASTTrainingConfig(Config):
     """One joint phase: UNet, FARM and defect tokens (fast.md 2.3)."""
 
-    max_train_steps: Positive = 700
-    batch_size: Positive = 24
+    max_train_steps: Positive = 300
+    batch_size: Positive = 16
     learning_rate: Annotated[float, Field(gt=0)] = 4e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
