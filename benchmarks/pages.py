@@ -115,7 +115,7 @@ def options_page(result: dict[str, Any], remarks: str) -> str:
             rows("defect_iou", "colours", "l1", "train_minutes"),
         ),
         "",
-        "Of layouts with rough borders, defects by IoU with their clean shapes:",
+        "Of layouts with rough borders, all shapes by IoU with the clean ones:",
         "",
         *table(["option", "drawn", "the rough layout itself"], rows("clean_iou", "rough_iou")),
         "",
