@@ -112,7 +112,8 @@ class Shape:
     """A drawn shape.
 
     mask: (h, w) bool, tight. warp: from its pixels to those of the real mask.
-    centre: x, y in [0, 1]: where the part lay, turned and flipped with it.
+    centre: x, y in [0, 1]: where the part lay, flipped with it and turned by the nearest quarter turn, so that what
+    lay at the rim still does.
     sides: sides of the frame the part touched, turned and flipped with it.
     """
 
@@ -163,7 +164,7 @@ def draw_real(
     angle = np.deg2rad(rng.uniform(*rotation_range))
     mirror = rng.choice([-1, 1], 2) if flip else np.ones(2)
     thickness = rng.uniform(*thickness_range)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * mirror
+    turn, quarters = (_rotation(each) * mirror for each in (angle, np.round(angle / (np.pi / 2)) * np.pi / 2))
     height, width = part.foreground.shape
     longer = scale * max(height, width)
     sides = frozenset(_turned_side(turn @ NORMALS[side]) for side in part.sides) - {""}
@@ -181,7 +182,7 @@ def draw_real(
     columns, rows = (2 * middle + 2).astype(int)
     mask = _sample(part, warp, shape=(rows, columns), scale=scale, thickness=thickness)
     left, top, right, bottom = tight_box(mask)
-    x, y = 0.5 + turn @ (np.array(part.relative_centre) - 0.5)
+    x, y = 0.5 + quarters @ (np.array(part.relative_centre) - 0.5)
     return Shape(
         mask=np.ascontiguousarray(mask[top:bottom, left:right]),
         warp=move_origin(warp, left, top),
@@ -280,6 +281,11 @@ def _sample(part: RealPart, warp: Warp, *, shape: tuple[int, int], scale: float,
 
 def _remap(field: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, *, outside: float) -> np.ndarray:
     return cv2.remap(field, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
+
+
+def _rotation(angle: float) -> np.ndarray:
+    """(2, 2), counter-clockwise by `angle` radians on screen, where y points down."""
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def _affine(linear: np.ndarray, *, middle: np.ndarray, centre: np.ndarray) -> Matrix:

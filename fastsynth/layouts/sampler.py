@@ -15,6 +15,7 @@ from fastsynth.layouts.layout import add_instance
 from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, split_parts
 from fastsynth.layouts.placement import object_region, place
 from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
+from fastsynth.layouts.rim import keeps_to_rim
 from fastsynth.layouts.severity import size_factor
 from fastsynth.types import Layout, Warp
 
@@ -65,7 +66,8 @@ class LayoutConfig(Config):
     same_class: bool = True
     """All instances of an image share one defect type."""
     source_position_share: Share = 0.5
-    """Probability that a shape goes near the place its real mask had, on the rim of the image if it was there."""
+    """Probability that a shape goes near the place its real mask had, on the rim of the image if it was there; 1 for
+    types whose masks keep to the rim (`rim.keeps_to_rim`)."""
     position_jitter: Annotated[float, Field(ge=0, le=1)] = 0.05
     """How near: standard deviation as a share of the image."""
 
@@ -125,6 +127,7 @@ class LayoutSampler:
             parts.setdefault(mask.defect, []).extend(split_parts(mask))
         self.parts = {defect: without_crumbs(found) for defect, found in parts.items() if found}
         self._weights = {defect: part_weights(found) for defect, found in self.parts.items()}
+        self._rim = {defect for defect, found in self.parts.items() if keeps_to_rim(found)}
         self.procedural_share = procedural_share
         self.procedural_kinds = dict(procedural_kinds or {})
         self.scale_range = scale_range
@@ -227,7 +230,7 @@ class LayoutSampler:
         if not parts:
             return self._unseen_candidate(defect, size, shrink, rng)
         part = parts[int(rng.choice(len(parts), p=self._weights[defect]))]
-        stays = rng.random() < self.source_position_share
+        stays = rng.random() < self.source_position_share or defect in self._rim
         # a shape that the frame cut off is known in part only: one made up in its likeness would be no defect's
         if rng.random() < self.procedural_share and not part.sides:
             scale = shrink * np.exp(rng.uniform(*np.log(self.scale_range)))

@@ -121,6 +121,16 @@ def test_what_the_frame_had_cut_lies_on_the_frame_wherever_it_goes():
     assert layout.instances[0].left >= 30
 
 
+@pytest.mark.parametrize("procedural_share", [0.0, 1.0])
+def test_a_type_that_keeps_to_the_rim_goes_nowhere_else(procedural_share):
+    chips = [RealMask(f"{top}.png", "chip", ellipse((120, 160), (8, top), (6, 4))) for top in range(12, 110, 12)]
+    free = {"procedural_share": procedural_share, "source_position_share": 0.0, "flip": False, "position_jitter": 0.01}
+    drawing = LayoutSampler(chips, **{**LayoutConfig().model_dump(), **free})
+    for seed in range(20):
+        (instance,) = drawing.draw(BACKGROUND, "a", "b", "chip", np.random.default_rng(seed)).instances
+        assert instance.left < 16
+
+
 def test_what_ran_from_side_to_side_does_so_in_a_wider_image():
     """Twice as wide and more than that: then it cannot be stretched and touches one side."""
     lower_half = np.zeros((80, 60), bool)
