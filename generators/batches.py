@@ -122,12 +122,26 @@ class CropSource:
 
     def of_class(self, label: int, count: int) -> Batch:
         """Up to `count` crops of one class of defects, evenly over all it has, which is at least one."""
-        own = np.flatnonzero(self.classes == label)
-        return self._batch(own[np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int)], shrink=1)
+        return self._batch(self._of_class(label, count), shrink=1)
+
+    def on_normals(self, label: int, count: int) -> Batch:
+        """The layouts of `of_class` on normal pictures, over their own detail; without normals, where they were."""
+        own = self._of_class(label, count)
+        if not len(self.normals):
+            return self._batch(own, shrink=1)
+        lent = self.normals[np.arange(len(own)) % len(self.normals)]
+        picture, hole = self._pictures(lent, 1), torch.from_numpy(self.masks[own]).float()
+        labels = torch.where(hole[:, 0] > 0, label, torch.from_numpy(self.objects[lent])[:, 0].long())
+        image = times(picture, surface_gain(picture, hole))
+        return Batch(labels, components(hole[:, 0].long()), image, hole, surface_detail(picture, hole))
 
     def every(self, *, shrink: int, batch_size: int) -> Iterator[Batch]:
         for start in range(0, len(self.defects), batch_size):
             yield self._batch(self.defects[start : start + batch_size], shrink)
+
+    def _of_class(self, label: int, count: int) -> np.ndarray:
+        own = np.flatnonzero(self.classes == label)
+        return own[np.linspace(0, len(own) - 1, min(count, len(own))).round().astype(int)]
 
     def _batch(self, picks: np.ndarray, shrink: int, *, surfaces: np.ndarray | None = None) -> Batch:
         """surfaces: which normals lend their detail; None: the first ones in turn."""

@@ -107,7 +107,8 @@ def test_a_saved_model_draws_the_same_picture(gan_renderer, crn_renderer, tmp_pa
 def test_what_drawings_of_a_class_lack_is_made_up(crn_renderer):
     """A shift where the model draws, under every surface's own brightness; other classes stay as they were."""
     layout = layout_of(np.full((64, 64, 3), 90, np.uint8), ("crack", 8, 10, 3, 12), ("dent", 40, 30, 12, 12))
-    tones = (Tone(), Tone(), Tone(1.0, (0.2, 0.2, 0.2)), Tone())
+    unlike = (-2.0, 2.0), (-1.8, 2.2)  # whatever is drawn gets 0.2 brighter
+    tones = (Tone(), Tone(), Tone(*unlike, (0.0, 1.0), (0.0, 1.0)), Tone())
     (plain,) = crn_renderer.render([layout], [3])
     brighter = renderer_of(dataclasses.replace(crn_renderer.model, tones=tones), feather=2.0)
     (toned,) = brighter.render([layout], [3])

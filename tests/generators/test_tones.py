@@ -1,4 +1,4 @@
-"""Tones: what is found is what was changed, what is drawn with them is as bright and as varied as the photos."""
+"""Tones: what is drawn with them is as bright, varied and contrasty as the photos, in the order of the drawings."""
 
 import dataclasses
 
@@ -8,56 +8,63 @@ import torch
 
 from generators.batches import CropSource
 from generators.layout_model import LayoutModel
+from generators.surface import FLOOR
 from generators.tone_fitting import fit_tones
-from generators.tones import GAINS, Tone, fit_tone
+from generators.tones import GAINS, RANKS, Tone, fit_tone
 
 
-def pixels(seed: int, count: int = 50) -> np.ndarray:
-    return np.random.default_rng(seed).uniform(-0.4, 0.4, (3, count))
+def instance(shade: float, contrast: float, count: int = 400, seed: int = 0) -> np.ndarray:
+    """Pixels of exactly this mean and deviation from it, in all channels alike."""
+    noise = np.random.default_rng(seed).normal(size=(3, count))
+    noise -= noise.mean(1, keepdims=True)
+    return shade + contrast * noise / np.sqrt((noise**2).mean())
 
 
-def test_what_was_taken_from_the_photos_is_found():
-    """Drawings of half the contrast, and 0.1 too bright in red."""
-    photos = [pixels(seed, 20 + seed) for seed in range(5)]
-    drawn = [p.mean(1, keepdims=True) + 0.625 * (p - p.mean(1, keepdims=True)) for p in photos]
-    for picture in drawn:
-        picture[0] += 0.1
-    tone = fit_tone(zip(photos, drawn, strict=True))
-    assert tone.gain == pytest.approx(1 / 0.625)
-    np.testing.assert_allclose(tone.shift, [-0.1, 0, 0], atol=1e-12)
-    canvas, inside = torch.zeros(3, 4, 20), torch.zeros(4, 20, dtype=torch.bool)
+def toned(tone: Tone, pixels: np.ndarray) -> np.ndarray:
+    canvas, inside = torch.zeros(3, 2, pixels.shape[1]), torch.zeros(2, pixels.shape[1], dtype=torch.bool)
     inside[1] = True
-    canvas[:, inside] = torch.from_numpy(drawn[0]).float()
-    toned = tone.of(canvas, inside)
-    np.testing.assert_allclose(toned[:, inside].numpy(), photos[0], atol=1e-6)
-    assert (toned[:, ~inside] == 0).all()
+    canvas[:, inside] = torch.from_numpy(pixels).float()
+    found = tone.of(canvas, inside)
+    assert (found[:, ~inside] == 0).all()
+    return found[:, inside].numpy()
 
 
-def test_instances_of_many_shades_do_not_count_as_contrast():
-    """Flat ones, half of them dark and half bright, photographed with a grain: the grain is what they lack."""
+def test_drawings_take_the_brightness_and_the_contrast_of_their_rank():
+    """Photographed from black to faint, drawn all nearly grey: spread again, in the same order; a median stays one."""
+    shades, greys = np.linspace(-0.6, 0.2, 41), np.linspace(-0.21, -0.19, 41)
+    contrasts, flat = np.linspace(0.04, 0.12, 41), np.linspace(0.03, 0.07, 41)
     rng = np.random.default_rng(0)
-    shades = [np.full((3, 40), shade) for shade in (-0.5, 0.5)]
-    pairs = [(shade + rng.normal(0, 0.03, (3, 40)), shade + rng.normal(0, 0.02, (3, 40))) for shade in shades * 50]
-    assert fit_tone(pairs).gain == pytest.approx(1.5, abs=0.05)
+    photos = [instance(shade, contrast) for shade, contrast in zip(shades, rng.permutation(contrasts), strict=True)]
+    drawn = [instance(grey, contrast) for grey, contrast in zip(greys, rng.permutation(flat), strict=True)]
+    tone = fit_tone(photos, drawn)
+    for rank in (0.1, 0.5, 0.9):
+        found = toned(tone, instance(np.quantile(greys, rank), np.quantile(flat, rank), seed=1))
+        assert found.mean() == pytest.approx(np.quantile(shades, rank), abs=1e-3)
+        assert (found - found.mean(1, keepdims=True)).std() == pytest.approx(np.quantile(contrasts, rank), abs=1e-3)
 
 
-@pytest.mark.parametrize(("factor", "limit"), [(0.01, GAINS[1]), (100, GAINS[0])])
-def test_a_gain_stays_within_its_limits(factor, limit):
-    assert fit_tone([(pixels(0), factor * pixels(1))]).gain == limit
+def test_a_hue_that_drawings_lack_is_added():
+    reddish = np.array([0.1, -0.05, -0.05])[:, None]
+    tone = fit_tone([instance(0, 0.1) + reddish] * 3, [instance(0, 0.1)] * 3)
+    np.testing.assert_allclose(toned(tone, instance(0, 0.1, seed=2)).mean(1), reddish[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("photographed", "drawn", "gain"), [(0.3, 0.001, GAINS[1]), (0.001, 0.1, GAINS[0])])
+def test_a_gain_stays_within_its_limits(photographed, drawn, gain):
+    tone = fit_tone([instance(0, photographed)], [instance(0, drawn)])
+    assert toned(tone, instance(0, drawn)).std() == pytest.approx(gain * drawn, rel=1e-3)
 
 
 def test_nothing_to_compare_changes_nothing():
-    assert fit_tone([]) == Tone()
-    assert fit_tone([(pixels(0), np.zeros((3, 50)))]).gain == 1
-    picture = torch.from_numpy(pixels(0, 64).reshape(3, 8, 8)).float()
-    torch.testing.assert_close(Tone().of(picture, torch.ones(8, 8, dtype=torch.bool)), picture)
+    assert fit_tone([], [instance(0, 0.1)]) == fit_tone([instance(0, 0.1)], []) == Tone()
+    np.testing.assert_allclose(toned(Tone(), instance(0.2, 0.1)), instance(0.2, 0.1), atol=1e-6)
+    flat = toned(fit_tone([instance(0, 0.1)], [instance(0.5, 0)]), np.full((3, 50), 0.5))
+    np.testing.assert_allclose(flat, 0, atol=1e-6)
 
 
 def test_what_leaves_the_range_of_a_picture_is_cut():
-    inside = torch.ones(8, 8, dtype=torch.bool)
-    toned = Tone(2.0, (0.5, 0.5, 0.5)).of(torch.linspace(-1, 1, 192).view(3, 8, 8), inside)
-    assert toned.min() >= -1
-    assert toned.max() <= 1
+    bright = toned(fit_tone([instance(0.9, 0.2)], [instance(0, 0.2)]), instance(0, 0.2))
+    assert bright.max() == 1
 
 
 @pytest.mark.parametrize("kind", ["crn", "pix2pixhd"])
@@ -67,20 +74,28 @@ def test_a_trained_model_makes_up_what_its_training_defects_lack(kind, fit_crn, 
     tones = fit_tones(model, crops)
     assert tones[:2] == (Tone(), Tone())
     for label in (2, 3):
-        batch = crops.of_class(label, 4)
-        assert len(batch.labels) == 4  # all it has
-        gaps = []
+        photos, surfaces = crops.of_class(label, 4), crops.on_normals(label, 4)
+        assert len(photos.labels) == len(surfaces.labels) == 4  # all it has
+        torch.testing.assert_close(photos.labels == label, surfaces.labels == label)
+        lent = crops.normals[np.arange(4) % len(crops.normals)]
+        given = torch.from_numpy(crops.pictures[lent]).float() / 127.5 - 1
+        ratios = ((surfaces.image + 1) / 2 + FLOOR) / ((given + 1) / 2 + FLOOR)
+        assert all(ratio.std() < 0.05 for ratio in ratios)  # the normal pictures, brighter or darker
+        shades = []
         for number in range(4):
-            context, inside = batch.context[number], batch.labels[number] == label
-            drawn = model.draw(batch.labels[number], batch.instances[number], seed=number, context=context)
-            rendered = batch.part(slice(number, number + 1)).composite(drawn[None])[0]
-            gaps.append((batch.image[number] - rendered)[:, inside].mean(1).numpy())
-        np.testing.assert_allclose(tones[label].shift, np.mean(gaps, axis=0), atol=1e-5)
-        assert GAINS[0] <= tones[label].gain <= GAINS[1]
-    toned = dataclasses.replace(model, tones=tones)
-    toned.save_pretrained(tmp_path / "model")
+            context, inside = surfaces.context[number], surfaces.labels[number] == label
+            drawn = model.draw(surfaces.labels[number], surfaces.instances[number], seed=number, context=context)
+            rendered = surfaces.part(slice(number, number + 1)).composite(drawn[None])[0]
+            shades.append(rendered[:, inside].mean().item())
+        np.testing.assert_allclose(tones[label].drawn_means, np.quantile(shades, RANKS), atol=1e-5)
+        seen = [
+            image[:, labels == label].mean().item() for image, labels in zip(photos.image, photos.labels, strict=True)
+        ]
+        np.testing.assert_allclose(tones[label].means, np.quantile(seen, RANKS), atol=1e-5)
+    complete = dataclasses.replace(model, tones=tones)
+    complete.save_pretrained(tmp_path / "model")
     assert LayoutModel.from_pretrained(tmp_path / "model").tones == tones
-    assert toned.tone_of(3) == tones[3]
+    assert complete.tone_of(3) == tones[3]
     assert model.tone_of(3) == Tone()
 
 
