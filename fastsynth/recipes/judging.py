@@ -111,6 +111,8 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
     trained = train_segmenter(
         items, val, config=settings, folder=folder, seed=seed, device=device, on_iteration=on_iteration
     )
+    if on_iteration is not None:
+        on_iteration(settings.iterations)  # it may have ended early, or long ago
     with main_first(cpu=device == "cpu"):
         if not (folder / SCORES).is_file():
             scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)

@@ -19,7 +19,12 @@ from generators.hybrid import HybridRenderer
 PARTS = "{pasted: {weight: 2, renderer: {kind: copy_paste}}, elsewhere: {renderer: {kind: cutpaste}}}"
 REFERENCES = f"renderer={{kind: hybrid, parts: {PARTS}}}"
 KINDS = {"pasted": "copy_paste", "elsewhere": "cutpaste"}
-GATE = ("generate.gate.enabled=true", "generate.gate.seam.enabled=false", "generate.gate.object.enabled=false")
+GATE = (
+    "generate.gate.enabled=true",
+    "generate.gate.seam.enabled=false",
+    "generate.gate.object.enabled=false",
+    "generate.gate.alignment.max_offset=0.05",  # strict enough to refuse some of thirty
+)
 
 
 def chosen(*overrides: str) -> list[str]:

@@ -35,7 +35,7 @@ def test_the_gate_is_on_by_default_and_its_store_passes_audit_replay_resume_and_
     settings = yaml.safe_load(config.read_text())
     del settings["generate"]["gate"]
     config.write_text(yaml.safe_dump(settings))
-    chosen = ("-s", "renderer={kind: cutpaste}")
+    chosen = ("-s", "renderer={kind: cutpaste}", "-s", "generate.count=40")  # so many that the gate refuses some
     answer = cli("generate", config, *chosen)
     assert answer.code == 0, answer.err
     store = tmp_path / "run" / "synthetic"
