@@ -46,7 +46,7 @@ def test_some_pictures_are_grey_and_some_are_coloured():
     assert 5 < sum(coloured) < 25
 
 
-@pytest.mark.parametrize("blemish", set(BLEMISHES), ids=lambda blemish: blemish.__name__)
+@pytest.mark.parametrize("blemish", dict.fromkeys(BLEMISHES), ids=lambda blemish: blemish.__name__)
 def test_a_blemish_leaves_its_input_alone_and_is_seen(blemish):
     flat = np.full((96, 96), 128, np.float32)
     seen = []
