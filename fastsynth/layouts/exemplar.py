@@ -17,6 +17,10 @@ REACH = 1.5
 """What is kept around a defect, in units of context × its longer side: training zooms out by up to 1.4, and moves."""
 MIN_REACH = 96
 """Pixels kept around a small one, whose surroundings are looked at in pixels."""
+STRETCH = 2.0
+"""How much more a borrowed defect may be stretched in one direction than in the other before it is turned instead."""
+TURNS = 31
+"""Angles tried from none to the whole way: steps of at most 3 degrees."""
 CONTRAST_GAINS = 0.5, 2.0
 """What a drawn defect's contrast may be multiplied by to be that of its exemplar."""
 
@@ -101,7 +105,7 @@ class ExemplarBank:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
 
         The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a random defect
-        of its type, turned and scaled so that their second moments agree. inside: `instance_mask`, (side, side).
+        of its type, stretched so that their second moments agree. inside: `instance_mask`, (side, side).
         """
         exemplar, warp = self._choose(instance, category, seed)
         map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
@@ -141,15 +145,49 @@ def _looked_at(places: np.ndarray, size: int, first: int, last: int) -> slice:
 
 
 def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
-    """The similarity-like affine map that takes the mask's centre and principal axes to the exemplar's largest part."""
+    """The affine map that takes the mask's centre and second moments to those of the exemplar's largest part.
+
+    Of all the maps that do, it turns least: the grain of a surface runs on in the defect. Only a shape that would be
+    stretched out of its proportions by more than `STRETCH` is turned, towards the exemplar's longest line.
+    """
     _, labels, stats, _ = cv2.connectedComponentsWithStats(exemplar.foreground.astype(np.uint8))
     largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-    centre_from, axes_from = _moments(mask)
-    centre_to, axes_to = _moments(labels == largest, origin=(exemplar.place.left, exemplar.place.top))
-    linear = axes_to @ np.linalg.inv(axes_from)
+    centre_from, spread_from = _moments(mask)
+    centre_to, spread_to = _moments(labels == largest, origin=(exemplar.place.left, exemplar.place.top))
+    linear = _least_turn(spread_from, spread_to)
     matrix = np.column_stack([linear, centre_to - linear @ centre_from])
     a, b, c, d, e, f = (float(value) for value in matrix.ravel())
     return Warp(source=exemplar.source, matrix=(a, b, c, d, e, f))
+
+
+def _least_turn(spread_from: np.ndarray, spread_to: np.ndarray) -> np.ndarray:
+    """L (2, 2) with L A Lᵀ = B of covariances A and B, its turn as small as `STRETCH` allows.
+
+    Without a turn it is the symmetric one, A^-½ (A^½ B A^½)^½ A^-½, the optimal transport of normal distributions.
+    """
+    turn = _direction(spread_to) - _direction(spread_from)
+    turn = (turn + np.pi / 2) % np.pi - np.pi / 2  # a line has no head
+    for angle in np.linspace(0, turn, TURNS):
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        root = _root(rotation @ spread_from @ rotation.T)
+        inverse = np.linalg.inv(root)
+        stretch = inverse @ _root(root @ spread_to @ root) @ inverse
+        if np.linalg.cond(stretch) <= STRETCH:
+            break
+    linear: np.ndarray = stretch @ rotation
+    return linear
+
+
+def _direction(spread: np.ndarray) -> float:
+    """Angle of the longest axis, in radians."""
+    return float(np.arctan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1]) / 2)
+
+
+def _root(spread: np.ndarray) -> np.ndarray:
+    """The symmetric square root of a positive definite (2, 2)."""
+    area = np.sqrt(np.linalg.det(spread))
+    root: np.ndarray = (spread + area * np.eye(2)) / np.sqrt(np.trace(spread) + 2 * area)  # Cayley-Hamilton
+    return root
 
 
 def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> None:
@@ -184,16 +222,14 @@ def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, i
 
 
 def _moments(mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (x, y) and a 2×2 matrix whose columns are the principal axes, scaled by the standard deviations.
+    """Centre (x, y) and covariance (2, 2), in pixels and pixels².
 
     origin: x, y of the mask's upper left pixel.
     """
     y, x = np.nonzero(mask)
     points = np.stack([x + origin[0], y + origin[1]]).astype(np.float64)
-    centre = points.mean(1)
     spread = np.cov(points) if points.shape[1] > 1 else np.zeros((2, 2))
-    variances, axes = np.linalg.eigh(spread + 0.1 * np.eye(2))  # a single row of pixels still has a width
-    return centre, axes * np.sqrt(variances)
+    return points.mean(1), spread + 0.1 * np.eye(2)  # a single row of pixels still has a width
 
 
 def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -> np.ndarray:

@@ -155,6 +155,15 @@ class TestElsewhere:
         )
 
 
+def of_axes(longer: int, shorter: int, *, angle: float) -> Exemplar:
+    """A defect that is an ellipse of these half axes."""
+    return replace(defect(), foreground=ellipse(axes=(longer, shorter), angle=angle))
+
+
+def linear_part(mask: np.ndarray, exemplar: Exemplar) -> np.ndarray:
+    return np.array(moment_warp(mask, exemplar).matrix).reshape(2, 3)[:, :2]
+
+
 class TestMomentWarp:
     @pytest.mark.parametrize("seed", range(6))
     def test_centre_goes_to_centre_and_spread_to_spread(self, seed):
@@ -170,16 +179,51 @@ class TestMomentWarp:
         # the spread of a mask counts 0.1 px² wider than it is, on both sides
         np.testing.assert_allclose(np.cov(moved), np.cov(wanted), rtol=0.03, atol=0.5)
 
-    @pytest.mark.parametrize("seed", range(3))
-    def test_the_longest_line_through_the_mask_lands_on_the_longest_through_the_defect(self, seed):
-        angle = float(np.random.default_rng(seed).uniform(0, 180))
-        a, b, c, d, e, f = moment_warp(ellipse((80, 80), (40, 40), (20, 4), angle), defect()).matrix
-        along = np.deg2rad(angle)
-        tips = np.array([40, 40]) + np.outer([-20, 20], [np.cos(along), np.sin(along)])
-        moved = tips @ np.array([[a, d], [b, e]]) + (c, f)
-        wanted = np.array([60, 40]) + np.outer([-25, 25], [np.cos(np.pi / 6), np.sin(np.pi / 6)])
-        distances = np.linalg.norm(moved[:, None] - wanted[None], axis=2)
-        assert distances.min(axis=1).max() < 2
+    @pytest.mark.parametrize("angle", [0, 25, 70, 90, 120, 179])
+    def test_a_shape_of_like_proportions_is_stretched_and_not_turned(self, angle):
+        linear = linear_part(ellipse((80, 80), (40, 40), (20, 17), angle), of_axes(20, 14, angle=30))
+        np.testing.assert_allclose(linear, linear.T, atol=1e-9)
+        assert np.linalg.eigvalsh(linear).min() > 0
+
+    @pytest.mark.parametrize("angle", range(0, 180, 15))
+    def test_it_is_the_optimal_transport_of_normal_distributions(self, angle):
+        """The symmetric map moves the points least, of all that give the same covariance."""
+        mask = ellipse((80, 80), (40, 40), (20, 15), angle)
+        exemplar = of_axes(18, 15, angle=30)
+        linear = linear_part(mask, exemplar)
+        points = np.stack(np.nonzero(mask)[::-1]).astype(float)
+        points -= points.mean(1, keepdims=True)
+        costs = []
+        for turn in np.deg2rad(np.arange(-90, 90, 5)):
+            # all maps to the same covariance are L A^½ R A^-½
+            values, vectors = np.linalg.eigh(np.cov(points) + 0.1 * np.eye(2))
+            root = vectors * np.sqrt(values) @ vectors.T
+            rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+            other = linear @ root @ rotation @ np.linalg.inv(root)
+            costs.append(((other @ points - points) ** 2).sum(0).mean())
+        assert int(np.argmin(costs)) == 18  # no turn
+
+    @pytest.mark.parametrize("angle", [10, 50, 100, 160])
+    def test_a_long_shape_is_turned_as_far_as_needed_and_no_farther(self, angle):
+        linear = linear_part(ellipse((120, 120), (60, 60), (40, 4), angle), of_axes(36, 5, angle=30))
+        left, stretch, right = np.linalg.svd(linear)
+        assert 1.8 < stretch[0] / stretch[1] <= 2
+        turned = np.rad2deg(np.arctan2(*(left @ right)[:, 0][::-1]))
+        to_align = (30 - angle + 90) % 180 - 90
+        assert 0 < turned / to_align < 1
+
+    def test_a_shape_longer_than_every_turn_can_mend_is_turned_all_the_way(self):
+        linear = linear_part(ellipse((120, 120), (60, 60), (50, 2), 100), of_axes(12, 10, angle=30))
+        along = np.deg2rad([100, 30])
+        moved = linear @ [np.cos(along[0]), np.sin(along[0])]
+        assert abs(np.cross([*moved, 0], [np.cos(along[1]), np.sin(along[1]), 0])[2]) < 0.05 * np.linalg.norm(moved)
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_nothing_is_ever_mirrored(self, seed):
+        rng = np.random.default_rng(seed)
+        axes = (int(rng.integers(3, 40)), int(rng.integers(3, 40)))
+        linear = linear_part(ellipse((120, 120), (60, 60), axes, float(rng.uniform(0, 180))), defect())
+        assert np.linalg.det(linear) > 0
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1)])
     def test_a_dot_and_a_line_have_a_finite_warp(self, shape):
