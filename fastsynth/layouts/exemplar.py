@@ -19,6 +19,8 @@ MIN_REACH = 96
 """Pixels kept around a small one, whose surroundings are looked at in pixels."""
 STRETCH = 2.0
 """How much more a borrowed defect may be stretched in one direction than in the other before it is turned instead."""
+LOTS = 4
+"""Defects drawn at random for a made-up shape; the one it need be turned and stretched least for is borrowed."""
 TURNS = 31
 """Angles tried from none to the whole way: steps of at most 3 degrees."""
 CONTRAST_GAINS = 0.5, 2.0
@@ -104,8 +106,9 @@ class ExemplarBank:
     def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
 
-        The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a random defect
-        of its type, stretched so that their second moments agree. inside: `instance_mask`, (side, side).
+        The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a defect of its
+        type, the best fit of a few random ones, stretched so that their second moments agree.
+        inside: `instance_mask`, (side, side).
         """
         exemplar, warp = self._choose(instance, category, seed)
         map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
@@ -132,8 +135,9 @@ class ExemplarBank:
             known = ", ".join("/".join(pair) for pair in sorted(self.by_pair)) or "none"
             raise ValueError(f"no training defect {'/'.join(pair)} to start from; there are: {known}")
         choices = self.by_pair[pair]
-        exemplar = choices[np.random.default_rng(seed).integers(len(choices))]
-        return exemplar, moment_warp(instance.mask, exemplar)
+        lots = np.random.default_rng(seed).permutation(len(choices))[:LOTS]
+        fits = [(choices[lot], moment_warp(instance.mask, choices[lot])) for lot in lots]
+        return min(fits, key=lambda fit: _distortion(fit[1]))
 
 
 def _looked_at(places: np.ndarray, size: int, first: int, last: int) -> slice:
@@ -158,6 +162,13 @@ def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
     matrix = np.column_stack([linear, centre_to - linear @ centre_from])
     a, b, c, d, e, f = (float(value) for value in matrix.ravel())
     return Warp(source=exemplar.source, matrix=(a, b, c, d, e, f))
+
+
+def _distortion(warp: Warp) -> float:
+    """How far from a plain scaling the warp is: 0 for one that neither turns nor stretches."""
+    a, b, _, d, e, _ = warp.matrix
+    linear = np.array([[a, b], [d, e]])
+    return float(np.linalg.norm(linear / np.sqrt(np.linalg.det(linear)) - np.eye(2)))
 
 
 def _least_turn(spread_from: np.ndarray, spread_to: np.ndarray) -> np.ndarray:

@@ -267,11 +267,32 @@ class TestChoice:
         )
         background = np.full((90, 120, 1), 100, np.uint8)
         drawn = [
-            paste_into(background, instance_of(ellipse()), bank, seed=seed)[0] for seed in (*range(12), *range(12))
+            paste_into(background, instance_of(ellipse()), bank, seed=seed)[0] for seed in (*range(30), *range(30))
         ]
-        for first, second in zip(drawn[:12], drawn[12:], strict=True):
+        for first, second in zip(drawn[:30], drawn[30:], strict=True):
             np.testing.assert_array_equal(first, second)
         assert len({image.tobytes() for image in drawn}) == len(tones)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_the_defect_that_fits_best_is_borrowed(self, seed):
+        """Of few: then all are looked at. The upright one would have to be turned, the round one stretched."""
+        tones = {"upright": (30, (20, 8, 90)), "round": (0, (13, 13, 0)), "lying": (60, (20, 8, 4))}
+        bank = ExemplarBank(
+            [
+                Exemplar(
+                    np.where(ellipse(axes=(longer, shorter), angle=angle)[..., None], tone, 100).astype(np.uint8),
+                    ellipse(axes=(longer, shorter), angle=angle),
+                    "tile",
+                    "dent",
+                    name,
+                )
+                for name, (tone, (longer, shorter, angle)) in tones.items()
+            ]
+        )
+        instance = instance_of(ellipse(axes=(30, 13), angle=0))
+        pasted, crop = paste_into(np.full((90, 120, 1), 100, np.uint8), instance, bank, seed=seed)
+        pixels = (pasted[instance_mask(instance, crop)] + 1) * 127.5
+        assert np.median(pixels) == pytest.approx(tones["lying"][0], abs=1)
 
     def test_an_unknown_type_is_refused_with_the_known_ones(self):
         instance = instance_of(ellipse(), defect="crack")
