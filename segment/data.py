@@ -95,7 +95,10 @@ class CropDataset(Dataset):
 
     Batch b holds the crops b·batch_size … (b + 1)·batch_size - 1: first `normal_share` of them from normal images
     (at least one), then defect crops whose types take turns. A defect crop is cut around a random pixel of a random
-    region of a random image of its type, or, `random_share` of them, anywhere in that image.
+    region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies
+    anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any.
+
+    hard_negatives: (n, 3) int, the place of an image among the normal items, x and y, as `segment.mining` finds them.
 
     synthetic_ratio: probability that a defect crop comes from a synthetic item; a type that has only one kind of item
         takes what it has, but ratios 0 and 1 never touch the other kind.
@@ -116,6 +119,8 @@ class CropDataset(Dataset):
         synthetic_ratio: float,
         synthetic_batches: int,
         random_share: float,
+        hard_negative_share: float = 0.0,
+        hard_negatives: torch.Tensor | None = None,
         zoom: tuple[float, float],
         cache_bytes: int,
         seed: int,
@@ -134,16 +139,18 @@ class CropDataset(Dataset):
         self.batch_size = batch_size
         self.synthetic_ratio, self.synthetic_batches = synthetic_ratio, synthetic_batches
         self.random_share = random_share
+        self.hard_negative_share = hard_negative_share
+        self.hard_negatives = [] if hard_negatives is None else hard_negatives.tolist()
         self.zoom = zoom
         self.cache = ItemCache(cache_bytes)
         self.seed = seed
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, number))
-        item = self.draw_item(number, rng)
+        item, point = self.draw(number, rng)
         decoded = self.cache.load(item)
         side = max(1, round(self.crop_size / float(np.exp(rng.uniform(*np.log(self.zoom))))))
-        left, top = self._corner(decoded, side, rng)
+        left, top = self._corner(decoded, point, side, rng)
         image = cut(decoded.image, left, top, side)
         foreground = cut(decoded.foreground.view(np.uint8), left, top, side)
         image, inside = augment_sample(
@@ -159,26 +166,32 @@ class CropDataset(Dataset):
             )
         return {"image": to_tensor(image), "foreground": torch.from_numpy(inside[None].astype(np.float32))}
 
-    def draw_item(self, number: int, rng: np.random.Generator) -> TrainingItem:
+    def draw(self, number: int, rng: np.random.Generator) -> tuple[TrainingItem, tuple[int, int] | None]:
+        """What crop `number` is cut from, and the x, y that it has to show if it is a hard negative."""
         batch, index = divmod(number, self.batch_size)
         if index < self.normals_per_batch:
-            return self.normal[rng.integers(len(self.normal))]
+            if self.hard_negatives and rng.random() < self.hard_negative_share:
+                place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))]
+                return self.normal[place], (x, y)
+            return self.normal[rng.integers(len(self.normal))], None
         turn = batch * self.defects_per_batch + index - self.normals_per_batch
         real, synthetic = self.pools[self.defects[turn % len(self.defects)]]
         ratio = self.synthetic_ratio if batch < self.synthetic_batches else 0
         pool = (synthetic or real) if rng.random() < ratio else (real or synthetic)
-        return pool[rng.integers(len(pool))]
+        return pool[rng.integers(len(pool))], None
 
-    def _corner(self, decoded: DecodedItem, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    def _corner(
+        self, decoded: DecodedItem, point: tuple[int, int] | None, side: int, rng: np.random.Generator
+    ) -> tuple[int, int]:
         height, width = decoded.foreground.shape
         if len(decoded.boxes) and rng.random() >= self.random_share:
             x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
             rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
             pick = rng.integers(len(rows))
-            # the picked pixel lies anywhere in the middle three quarters of the crop
-            left, top = (
-                round(place - side * rng.uniform(0.125, 0.875)) for place in (x0 + columns[pick], y0 + rows[pick])
-            )
+            point = int(x0 + columns[pick]), int(y0 + rows[pick])
+        if point is not None:
+            # the point lies anywhere in the middle three quarters of the crop
+            left, top = (round(place - side * rng.uniform(0.125, 0.875)) for place in point)
         else:
             # the centre lies anywhere in the image: with the corner drawn inside, crops of normal images would hardly
             # ever show the border that defect crops slide to, and the border itself would pass for a defect

@@ -36,6 +36,7 @@ from segment.config import SegmentConfig
 from segment.data import CropDataset, TrainingItem, decode_item
 from segment.losses import LossFunction, build_loss
 from segment.metrics import Scores, score_image
+from segment.mining import find_hard_negatives, mining_iterations
 from segment.models import build_segmenter, load_segmenter, save_segmenter
 from segment.predict import predict
 
@@ -67,6 +68,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     """Since the last validation."""
     history: list[dict[str, float]] = field(default_factory=list)
+    hard_negatives: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 3, dtype=torch.int64))
+    """As `segment.mining` found them last."""
     kept: dict[str, float] = field(default_factory=lambda: {"val_miou": -1.0})
     kept_weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -133,12 +136,20 @@ def train_segmenter(
         accelerator.register_for_checkpointing(ema, progress)
         load_checkpoint(accelerator, folder, made_from=fingerprint)
 
-        loader = _crop_loader(
+        def mine() -> torch.Tensor:
+            normals = [item for item in items if item.defect is None]
+            with averaged(list(plain.parameters()), ema):
+                return find_hard_negatives(
+                    plain, normals, tile=config.tile, overlap=config.overlap, seed=(seed, progress.iteration)
+                )
+
+        batches = _batches(
             items,
             config=config,
             augmentation=augmentation,
             seed=seed,
-            first=progress.iteration,
+            progress=progress,
+            mine=mine,
             own=own_slice(accelerator, config.batch_size),
         )
         loss_function = build_loss(config.loss)
@@ -150,7 +161,7 @@ def train_segmenter(
             unit="it",
         )
         started = time.perf_counter()
-        for batch in loader:
+        for batch in batches:
             model.train()
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             with torch.random.fork_rng():
@@ -197,16 +208,44 @@ def score_items(model: nn.Module, items: Sequence[TrainingItem], *, tile: int = 
     return Scores(images)
 
 
+def _batches(
+    items: Sequence[TrainingItem],
+    *,
+    config: SegmentConfig,
+    augmentation: A.Compose,
+    seed: int,
+    progress: Progress,
+    mine: Callable[[], torch.Tensor],
+    own: slice,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The batches that are left, of each the `own` crops. In between normal images are looked through by `mine`."""
+    pauses = mining_iterations(config.iterations) if config.hard_negative_share and config.normal_share else []
+    while progress.iteration < config.iterations:
+        if progress.iteration in pauses:
+            progress.hard_negatives = mine()
+        pause = min(i for i in (*pauses, config.iterations) if i > progress.iteration)
+        yield from _crop_loader(
+            items,
+            config=config,
+            augmentation=augmentation,
+            seed=seed,
+            hard_negatives=progress.hard_negatives,
+            iterations=range(progress.iteration, pause),
+            own=own,
+        )
+
+
 def _crop_loader(
     items: Sequence[TrainingItem],
     *,
     config: SegmentConfig,
     augmentation: A.Compose,
     seed: int,
-    first: int,
+    hard_negatives: torch.Tensor,
+    iterations: range,
     own: slice,
 ) -> DataLoader:
-    """The batches from iteration `first` on; of each the `own` crops."""
+    """The batches of these iterations; of each the `own` crops."""
     crops = CropDataset(
         items,
         augmentation=augmentation,
@@ -216,12 +255,14 @@ def _crop_loader(
         synthetic_ratio=config.synthetic_ratio,
         synthetic_batches=round(config.synthetic_until * config.iterations),
         random_share=config.random_share,
+        hard_negative_share=config.hard_negative_share,
+        hard_negatives=hard_negatives,
         zoom=config.zoom,
         cache_bytes=config.cache_megabytes * 2**20,
         seed=seed,
     )
     places = range(config.batch_size)[own]
-    numbers = [batch * config.batch_size + place for batch in range(first, config.iterations) for place in places]
+    numbers = [batch * config.batch_size + place for batch in iterations for place in places]
     return DataLoader(crops, batch_size=len(places), sampler=numbers, num_workers=config.num_workers)
 
 

@@ -44,7 +44,7 @@ def dataset(items, **settings):
 
 
 def drawn(crops, count):
-    return [crops.draw_item(n, np.random.default_rng((0, n))) for n in range(count)]
+    return [crops.draw(n, np.random.default_rng((0, n)))[0] for n in range(count)]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def items(tmp_path):
 def test_every_batch_holds_the_same_mixture(items):
     crops = dataset(items)
     for batch in range(6):
-        drawn_items = [crops.draw_item(batch * 8 + i, np.random.default_rng(i)) for i in range(8)]
+        drawn_items = [crops.draw(batch * 8 + i, np.random.default_rng(i))[0] for i in range(8)]
         assert Counter(item.defect for item in drawn_items) == {None: 2, "hole": 3, "scratch": 3}
 
 
