@@ -82,6 +82,26 @@ def test_normal_crops_show_the_border_as_often_as_defect_crops_do(tmp_path):
     assert share > 0.2  # a corner drawn evenly inside the image would give 0.02
 
 
+def test_hard_negatives_are_shown_in_their_share_of_the_normal_crops(tmp_path, items):
+    bright = np.full((200, 200), 50, np.uint8)
+    bright[120, 33] = 255
+    cv2.imwrite(str(tmp_path / "hard.png"), bright)
+    hard = TrainingItem(tmp_path / "hard.png", None, None)
+    point = torch.tensor([[3, 33, 120]])
+    for share in (1.0, 0.25):
+        crops = dataset([*items, hard], hard_negatives=point, hard_negative_share=share, zoom=(1.0, 1.0))
+        normal = [n for n in range(800) if n % 8 < 2]
+        shown = np.mean([float(crops[n]["image"].max()) > 0.9 for n in normal])
+        # the others are of four images, and of the hard one's few show this pixel
+        assert shown == pytest.approx(share + (1 - share) / 4 * (32 / 200) ** 2, abs=0.06)
+
+
+def test_the_defect_crops_are_the_same_with_and_without_hard_negatives(items):
+    plain, hard = dataset(items), dataset(items, hard_negatives=torch.tensor([[0, 5, 5]]), hard_negative_share=0.5)
+    for number in (2, 7, 12, 15):
+        assert torch.equal(plain[number]["image"], hard[number]["image"])
+
+
 def test_foreground_lies_on_the_defect(items):
     crops = dataset(items, zoom=(1.0, 1.0))
     for number in range(16):

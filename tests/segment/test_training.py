@@ -108,6 +108,17 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(items,
     assert resumed.threshold == whole.threshold
 
 
+def test_so_does_one_interrupted_between_two_searches_for_hard_negatives(items, tmp_path, monkeypatch):
+    changes = {"iterations": 8, "validate_every": 3, "hard_negative_share": 1.0, "normal_share": 0.5}
+    whole = train(items, tmp_path / "whole", **changes)
+    interrupt_at(4, items, tmp_path / "parts", monkeypatch, **changes)  # searched at 2, saved at 3
+    assert {path.name for path in (tmp_path / "parts/checkpoints").iterdir()} == {"checkpoint-3"}
+    resumed = train(items, tmp_path / "parts", **changes)
+    torch.testing.assert_close(weights(resumed), weights(whole), atol=1e-6, rtol=0)
+    without = train(items, tmp_path / "without", **(changes | {"hard_negative_share": 0.0}))
+    assert not torch.allclose(weights(without), weights(whole), atol=1e-4)
+
+
 def test_a_finished_run_is_returned_and_not_trained_again(items, tmp_path):
     first = train(items, tmp_path / "run")
     written = (tmp_path / "run" / RESULT_FILE).stat().st_mtime_ns
