@@ -20,7 +20,7 @@ MIN_REACH = 96
 STRETCH = 2.0
 """How much more a borrowed defect may be stretched in one direction than in the other before it is turned instead."""
 LOTS = 4
-"""Defects drawn at random for a made-up shape; the one it need be turned and stretched least for is borrowed."""
+"""Defects drawn at random for a made-up shape, half of them where there are few; the best fit of these is borrowed."""
 TURNS = 31
 """Angles tried from none to the whole way: steps of at most 3 degrees."""
 CONTRAST_GAINS = 0.5, 2.0
@@ -135,7 +135,8 @@ class ExemplarBank:
             known = ", ".join("/".join(pair) for pair in sorted(self.by_pair)) or "none"
             raise ValueError(f"no training defect {'/'.join(pair)} to start from; there are: {known}")
         choices = self.by_pair[pair]
-        lots = np.random.default_rng(seed).permutation(len(choices))[:LOTS]
+        count = min(LOTS, (len(choices) + 1) // 2)  # the seed has to decide something, or all looks are one
+        lots = np.random.default_rng(seed).permutation(len(choices))[:count]
         fits = [(choices[lot], moment_warp(instance.mask, choices[lot])) for lot in lots]
         return min(fits, key=lambda fit: _distortion(fit[1]))
 
