@@ -16,7 +16,7 @@ help:
 	@echo "make install    virtual environment in $(VENV) with everything in it"
 	@echo "make demo       install, then the whole way through on generated data"
 	@echo "make check      ruff, mypy, import rules"
-	@echo "make test       make check, then the tests (about 4 minutes on 2 cores)"
+	@echo "make test       make check, then the tests (4 to 6 minutes on 2 cores)"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make coverage   the tests again, with the share of lines and branches they reach; fails below 90 % of lines"
 	@echo "make mutation   small faults put into the code one by one: which ones does no test notice? (hours)"
