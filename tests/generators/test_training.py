@@ -94,16 +94,24 @@ class TestInterruption:
             assert_same(weights(straight), weights(resumed))
 
 
+SLOW_PAIR = {"style": "none", "learning_rate": 1e-4, "discriminator_learning_rate": 1e-4}
+"""Two players, no bank; at higher rates the one enlarges rounding in the other."""
+
+
 class TestLoop:
-    def test_a_batch_in_parts_teaches_what_it_teaches_as_a_whole(self, fit_crn, pairs, weights, tmp_path, monkeypatch):
-        """CRN norms each sample by itself. By plain gradient descent, since Adam is blind to a gradient's size."""
+    @pytest.mark.parametrize(("kind", "extra"), [("crn", {}), ("pix2pixhd", SLOW_PAIR)])
+    def test_a_batch_in_parts_teaches_what_it_teaches_as_a_whole(
+        self, kind, extra, pairs, weights, tmp_path, monkeypatch, request
+    ):
+        """Both norm each sample by itself. By plain gradient descent, since Adam is blind to a gradient's size."""
         monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, betas: torch.optim.SGD(parameters, lr=lr))
+        fit = request.getfixturevalue(f"fit_{kind}")
         batch, logged = pairs.draw(4, shrink=1, rng=np.random.default_rng(0)), []
         halves = [batch.part(slice(0, 2)), batch.part(slice(2, 4))]
-        changes = {"steps": (3,), "calibration_steps": 0, "ema_decay": 0.0, "log": logged.append}
-        whole = fit_crn(InTurn(pairs, [batch]), tmp_path / "whole", batch_size=4, **changes)
+        changes = {"steps": (3,), "calibration_steps": 0, "ema_decay": 0.0, "log": logged.append} | extra
+        whole = fit(InTurn(pairs, [batch]), tmp_path / "whole", batch_size=4, **changes)
         changes |= {"batch_size": 2, "gradient_accumulation_steps": 2}
-        assert_same(weights(whole), weights(fit_crn(InTurn(pairs, halves), tmp_path / "parts", **changes)))
+        assert_same(weights(whole), weights(fit(InTurn(pairs, halves), tmp_path / "parts", **changes)))
         assert [values["step"] for values in logged] == [3, 3]
 
     def test_rates_stay_and_then_fall_to_nothing(self):
