@@ -21,7 +21,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from scipy.special import expit, logit
+from scipy.special import expit, logit, stdtrit
 
 from fastsynth.files import atomic_write
 
@@ -32,8 +32,6 @@ EDGES = expit(LOGITS).astype(np.float32)
 """(BINS,) float32, the lower edges, 0.5 among them. Lower to -20 than up to +12: background is where the pixels are."""
 EDGES[0] = 0.0
 
-TOLD_APART = 2.0
-"""Standard errors by which one threshold must be better than another on validation images to be preferred for it."""
 PRO_LIMIT = 0.3
 EMPTY_RULE = (
     "Pixels are summed over the images of a defect type before dividing, so an image with an empty mask adds only its "
@@ -163,24 +161,31 @@ class Scores:
     def chosen_threshold(self) -> float:
         """Of the bin edges whose mIoU cannot be told from the highest, the nearest to 0.5. Only for validation images.
 
-        Cannot be told: the difference is within `TOLD_APART` standard errors over images. What is trained to be a
+        Cannot be told: zero is in the 95 % interval of the difference, over groups. What is trained to be a
         probability needs a reason to be cut elsewhere, and the best edge of a few images is largely chance. The
-        variance of a type's Σ TP / Σ U with U = TP + FP + FN is Σ_i (TP_i - IoU U_i)² / (Σ U)² · n / (n - 1), the
-        infinitesimal jackknife (Efron 1982); a single image shows none.
+        variance of a type's Σ TP / Σ U with U = TP + FP + FN is Σ_g (TP_g - IoU U_g)² / (Σ U)² · n / (n - 1) over its n
+        groups, the infinitesimal jackknife (Efron 1982), and t has the degrees of freedom of Satterthwaite (1946). A
+        single group shows no variance, so its type has no say.
         """
-        ious, influences = [], []
+        ious, influences, degrees = [], [], []
         for rows in self._members:
-            tp, union = self._tp[rows], self._fp[rows] + self._tp[rows][:, -1:]
-            iou = _ratio(tp.sum(axis=0), union.sum(axis=0))
-            count = len(tp)
-            unbiased = np.sqrt(count / max(count - 1, 1))
-            ious.append(iou)
-            influences.append(unbiased * (tp - iou * union) / np.maximum(union.sum(axis=0), 1.0))
-        miou = np.mean(ious, axis=0)[::-1]
-        influence = np.concatenate(influences)[:, ::-1] / len(ious)
+            _, group_of = np.unique([self.images[n].group for n in np.flatnonzero(rows)], return_inverse=True)
+            in_group = np.arange(1 + group_of.max())[:, None] == group_of  # (n, images)
+            tp, union = in_group @ self._tp[rows], in_group @ (self._fp[rows] + self._tp[rows][:, -1:])
+            if len(tp) > 1:
+                iou = _ratio(tp.sum(axis=0), union.sum(axis=0))
+                unbiased = np.sqrt(len(tp) / (len(tp) - 1))
+                ious.append(iou[::-1])
+                influences.append(unbiased * ((tp - iou * union) / np.maximum(union.sum(axis=0), 1.0))[:, ::-1])
+                degrees.append(len(tp) - 1)
+        if not ious:
+            return 0.5
+        miou = np.mean(ious, axis=0)
         best = 1 + int(np.argmax(miou[1:]))  # edge 0 is probability 0: no threshold
-        error = np.sqrt(((influence - influence[:, [best]]) ** 2).sum(axis=0))
-        as_good = 1 + np.flatnonzero((miou[best] - miou <= TOLD_APART * error + 1e-12)[1:])
+        variances = np.stack([((i - i[:, [best]]) ** 2).sum(axis=0) for i in influences]) / len(ious) ** 2
+        freedom = _ratio(variances.sum(axis=0) ** 2, (variances**2 / np.array(degrees)[:, None]).sum(axis=0))
+        margin = stdtrit(np.maximum(freedom, 1.0), 0.975) * np.sqrt(variances.sum(axis=0))
+        as_good = 1 + np.flatnonzero((miou[best] - miou <= margin + 1e-12)[1:])
         return float(EDGES[as_good[np.argmin(np.abs(LOGITS[as_good]))]])
 
     def values(self, metric: Metric, threshold: float, weights: np.ndarray | None = None) -> np.ndarray:
