@@ -80,7 +80,9 @@ def photo_export(
 @import_app.command("pix2pixhd")
 def import_pix2pixhd(
     generator: Annotated[Path, typer.Argument(help="State dict of the generator, e.g. latest_net_G.pth.")],
-    output: Annotated[Path, typer.Option(help="New folder for the model.")],
+    output: Annotated[
+        Path | None, typer.Option(help="New folder for the model; by default the generator's path without .pth.")
+    ] = None,
     encoder: Annotated[Path | None, typer.Option(help="State dict of the encoder, e.g. latest_net_E.pth.")] = None,
     edges: Annotated[bool, typer.Option(help="Whether it was trained with instance edges.")] = True,
     style_channels: Annotated[int | None, typer.Option(min=0, help="Style planes; 3 with an encoder, else 0.")] = None,
@@ -95,6 +97,7 @@ def import_pix2pixhd(
     settings = None if photos is None else read_photo_config(photos, [])
     from fastsynth.recipes.photos import import_pix2pixhd
 
+    output = output or generator.with_suffix("")
     channels = (0 if encoder is None else 3) if style_channels is None else style_channels
     model = import_pix2pixhd(generator, encoder, output, edges=edges, style_channels=channels, photos=settings)
     parameters = sum(each.numel() for each in model.generator.parameters())

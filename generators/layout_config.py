@@ -168,6 +168,8 @@ class Pix2PixHDNetworkConfig(Config):
     style_channels: Positive = 3
     num_centres: Positive = 10
     """Looks kept per class, centres of the encoder's vectors."""
+    smallest_instance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the picture below which an instance has no say in the looks; 0.0156 as published."""
     encoder_width: Positive = 8
     encoder_downsamples: Positive = 3
 

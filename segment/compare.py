@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 import numpy as np
 from scipy import stats
 
-from segment.metrics import EMPTY_RULE, FALSE_ALARM_RULE, Metric, Scores
+from segment.metrics import EMPTY_RULE, FALSE_ALARM_RULE, Metric, Scores, t_quantile
 
 REAL, REAL_AND_SYNTHETIC = "real", "real+synthetic"
 METRICS: tuple[Metric, ...] = ("miou", "acc", "f1", "ap", "pro", "false_alarm")
@@ -229,16 +229,8 @@ def resample_images(scores: Scores, resamples: int, rng: np.random.Generator) ->
 
 
 def stretch(*, variances: Sequence[float], degrees: Sequence[int]) -> float:
-    """Factor t_ν / z at the 97.5 % quantile: the price of having estimated a sum of variances from few things.
-
-    ν = (Σ v)² / Σ (v² / degree), the degrees of freedom of the sum (Satterthwaite 1946): few where a source that
-    was seen few times dominates. A source seen once has no measurable variance and does not count.
-    """
-    v, degree = (np.array(values, np.float64) for values in (variances, degrees))
-    v, degree = v[v > 0], degree[v > 0]
-    if not len(v):
-        return 1.0
-    return float(stats.t.ppf(0.975, v.sum() ** 2 / (v**2 / degree).sum()) / stats.norm.ppf(0.975))
+    """Factor t_ν / z at the 97.5 % quantile: the price of having estimated a sum of variances from few things."""
+    return float(t_quantile(np.array(variances, np.float64), degrees) / stats.norm.ppf(0.975))
 
 
 def verdict(found: Sequence[Difference]) -> str:

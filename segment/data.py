@@ -98,7 +98,8 @@ class CropDataset(Dataset):
     region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies
     anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any.
 
-    hard_negatives: (n, 3) int, the place of an image among the normal items, x and y, as `segment.mining` finds them.
+    hard_negatives: (n, 3) int64, the place of an image in `normal`, x and y, as `segment.mining` finds them; none at
+        first. What they are when the workers of a loader start is what those see.
 
     synthetic_ratio: probability that a defect crop comes from a synthetic item; a type that has only one kind of item
         takes what it has, but ratios 0 and 1 never touch the other kind.
@@ -119,8 +120,7 @@ class CropDataset(Dataset):
         synthetic_ratio: float,
         synthetic_batches: int,
         random_share: float,
-        hard_negative_share: float = 0.0,
-        hard_negatives: torch.Tensor | None = None,
+        hard_negative_share: float,
         zoom: tuple[float, float],
         cache_bytes: int,
         seed: int,
@@ -140,7 +140,7 @@ class CropDataset(Dataset):
         self.synthetic_ratio, self.synthetic_batches = synthetic_ratio, synthetic_batches
         self.random_share = random_share
         self.hard_negative_share = hard_negative_share
-        self.hard_negatives = [] if hard_negatives is None else hard_negatives.tolist()
+        self.hard_negatives = torch.zeros(0, 3, dtype=torch.int64)
         self.zoom = zoom
         self.cache = ItemCache(cache_bytes)
         self.seed = seed
@@ -170,8 +170,8 @@ class CropDataset(Dataset):
         """What crop `number` is cut from, and the x, y that it has to show if it is a hard negative."""
         batch, index = divmod(number, self.batch_size)
         if index < self.normals_per_batch:
-            if self.hard_negatives and rng.random() < self.hard_negative_share:
-                place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))]
+            if len(self.hard_negatives) and rng.random() < self.hard_negative_share:
+                place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))].tolist()
                 return self.normal[place], (x, y)
             return self.normal[rng.integers(len(self.normal))], None
         turn = batch * self.defects_per_batch + index - self.normals_per_batch

@@ -164,8 +164,7 @@ class Scores:
         Cannot be told: zero is in the 95 % interval of the difference, over groups. What is trained to be a
         probability needs a reason to be cut elsewhere, and the best edge of a few images is largely chance. The
         variance of a type's Σ TP / Σ U with U = TP + FP + FN is Σ_g (TP_g - IoU U_g)² / (Σ U)² · n / (n - 1) over its n
-        groups, the infinitesimal jackknife (Efron 1982), and t has the degrees of freedom of Satterthwaite (1946). A
-        single group shows no variance, so its type has no say.
+        groups, the infinitesimal jackknife (Efron 1982). A single group shows no variance, so its type has no say.
         """
         ious, influences, degrees = [], [], []
         for rows in self._members:
@@ -183,8 +182,7 @@ class Scores:
         miou = np.mean(ious, axis=0)
         best = 1 + int(np.argmax(miou[1:]))  # edge 0 is probability 0: no threshold
         variances = np.stack([((i - i[:, [best]]) ** 2).sum(axis=0) for i in influences]) / len(ious) ** 2
-        freedom = _ratio(variances.sum(axis=0) ** 2, (variances**2 / np.array(degrees)[:, None]).sum(axis=0))
-        margin = stdtrit(np.maximum(freedom, 1.0), 0.975) * np.sqrt(variances.sum(axis=0))
+        margin = t_quantile(variances, degrees) * np.sqrt(variances.sum(axis=0))
         as_good = 1 + np.flatnonzero((miou[best] - miou <= margin + 1e-12)[1:])
         return float(EDGES[as_good[np.argmin(np.abs(LOGITS[as_good]))]])
 
@@ -304,6 +302,19 @@ def _edge(threshold: float) -> int:
 
 def _at_or_above(histograms: np.ndarray) -> np.ndarray:
     return np.cumsum(histograms[:, ::-1], axis=1, dtype=np.float64)
+
+
+def t_quantile(variances: np.ndarray, degrees: Sequence[int]) -> np.ndarray:
+    """Student's t at 97.5 % for a sum of variances (S, …) that are estimated from few things. Returns (…).
+
+    ν = (Σ v)² / Σ (v² / degree), the degrees of freedom of the sum (Satterthwaite 1946): few where a source that was
+    seen few times dominates. A source seen once has no measurable variance and does not count.
+    """
+    total = variances.sum(axis=0)
+    spread = sum(v**2 / max(degree, 1) for v, degree in zip(variances, degrees, strict=True))
+    freedom = np.divide(total**2, spread, out=np.full(np.shape(total), np.inf), where=spread > 0)
+    quantile: np.ndarray = stdtrit(freedom, 0.975)
+    return quantile
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -136,21 +136,29 @@ def train_segmenter(
         accelerator.register_for_checkpointing(ema, progress)
         load_checkpoint(accelerator, folder, made_from=fingerprint)
 
+        crops = CropDataset(
+            items,
+            augmentation=augmentation,
+            crop_size=config.crop_size,
+            batch_size=config.batch_size,
+            normal_share=config.normal_share,
+            synthetic_ratio=config.synthetic_ratio,
+            synthetic_batches=round(config.synthetic_until * config.iterations),
+            random_share=config.random_share,
+            hard_negative_share=config.hard_negative_share,
+            zoom=config.zoom,
+            cache_bytes=config.cache_megabytes * 2**20,
+            seed=seed,
+        )
+
         def mine() -> torch.Tensor:
-            normals = [item for item in items if item.defect is None]
             with averaged(list(plain.parameters()), ema):
                 return find_hard_negatives(
-                    plain, normals, tile=config.tile, overlap=config.overlap, seed=(seed, progress.iteration)
+                    plain, crops, tile=config.tile, overlap=config.overlap, seed=(seed, progress.iteration)
                 )
 
         batches = _batches(
-            items,
-            config=config,
-            augmentation=augmentation,
-            seed=seed,
-            progress=progress,
-            mine=mine,
-            own=own_slice(accelerator, config.batch_size),
+            crops, progress=progress, mine=mine, config=config, own=own_slice(accelerator, config.batch_size)
         )
         loss_function = build_loss(config.loss)
         bar = tqdm(
@@ -209,61 +217,24 @@ def score_items(model: nn.Module, items: Sequence[TrainingItem], *, tile: int = 
 
 
 def _batches(
-    items: Sequence[TrainingItem],
+    crops: CropDataset,
     *,
-    config: SegmentConfig,
-    augmentation: A.Compose,
-    seed: int,
     progress: Progress,
     mine: Callable[[], torch.Tensor],
+    config: SegmentConfig,
     own: slice,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The batches that are left, of each the `own` crops. In between normal images are looked through by `mine`."""
     pauses = mining_iterations(config.iterations) if config.hard_negative_share and config.normal_share else []
+    places = range(config.batch_size)[own]
     while progress.iteration < config.iterations:
         if progress.iteration in pauses:
             progress.hard_negatives = mine()
+        crops.hard_negatives = progress.hard_negatives
         pause = min(i for i in (*pauses, config.iterations) if i > progress.iteration)
-        yield from _crop_loader(
-            items,
-            config=config,
-            augmentation=augmentation,
-            seed=seed,
-            hard_negatives=progress.hard_negatives,
-            iterations=range(progress.iteration, pause),
-            own=own,
-        )
-
-
-def _crop_loader(
-    items: Sequence[TrainingItem],
-    *,
-    config: SegmentConfig,
-    augmentation: A.Compose,
-    seed: int,
-    hard_negatives: torch.Tensor,
-    iterations: range,
-    own: slice,
-) -> DataLoader:
-    """The batches of these iterations; of each the `own` crops."""
-    crops = CropDataset(
-        items,
-        augmentation=augmentation,
-        crop_size=config.crop_size,
-        batch_size=config.batch_size,
-        normal_share=config.normal_share,
-        synthetic_ratio=config.synthetic_ratio,
-        synthetic_batches=round(config.synthetic_until * config.iterations),
-        random_share=config.random_share,
-        hard_negative_share=config.hard_negative_share,
-        hard_negatives=hard_negatives,
-        zoom=config.zoom,
-        cache_bytes=config.cache_megabytes * 2**20,
-        seed=seed,
-    )
-    places = range(config.batch_size)[own]
-    numbers = [batch * config.batch_size + place for batch in iterations for place in places]
-    return DataLoader(crops, batch_size=len(places), sampler=numbers, num_workers=config.num_workers)
+        batches = range(progress.iteration, pause)
+        numbers = [batch * config.batch_size + place for batch in batches for place in places]
+        yield from DataLoader(crops, batch_size=len(places), sampler=numbers, num_workers=config.num_workers)
 
 
 def _step(

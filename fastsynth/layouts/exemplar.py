@@ -5,6 +5,7 @@ Noised to a share `strength` of the diffusion time it is a dial between copy-pas
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -66,6 +67,13 @@ class Exemplar:
     def place(self) -> Place:
         height, width = self.foreground.shape
         return self.part or Place(0, 0, (height, width), ValueRange.of(self.image))
+
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre x, y in the picture and covariance (2, 2) of the largest part."""
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(self.foreground.astype(np.uint8))
+        largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+        return _moments(labels == largest, origin=(self.place.left, self.place.top))
 
     def without_the_rest(self, *, context: float) -> "Exemplar":
         """A copy that holds no more of the picture than is looked at where crops have `context`, as in `crop_around`.
@@ -155,10 +163,8 @@ def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
     Of all the maps that do, it turns least: the grain of a surface runs on in the defect. Only a shape that would be
     stretched out of its proportions by more than `STRETCH` is turned, towards the exemplar's longest line.
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(exemplar.foreground.astype(np.uint8))
-    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
     centre_from, spread_from = _moments(mask)
-    centre_to, spread_to = _moments(labels == largest, origin=(exemplar.place.left, exemplar.place.top))
+    centre_to, spread_to = exemplar.moments
     linear = _least_turn(spread_from, spread_to)
     matrix = np.column_stack([linear, centre_to - linear @ centre_from])
     a, b, c, d, e, f = (float(value) for value in matrix.ravel())

@@ -42,6 +42,7 @@ from generators.tone_fitting import fit_tones
 
 LOOP_KEYS = {"batch_size", "gradient_accumulation_steps", "ema_decay", "decay_share", "save_every", "sample_every"}
 DESIGN_KEYS = {"discriminator", "discriminator_width", "num_scales", "spectral_norm"}
+BANK_KEYS = {"num_centres", "smallest_instance"}
 STYLE_KEYS = {"style", "style_channels", "encoder_width", "encoder_downsamples"}
 SOURCE_KEYS = {"defect_crops", "normal_crops", "normal_share"}
 
@@ -159,8 +160,8 @@ def train_layout_model(
         case CRNConfig() | CRNPhotoConfig():
             model = train_crn(stages, **settings.network.model_dump(), **rest, warp=warp)
         case Pix2PixHDConfig() | Pix2PixHDPhotoConfig():
-            design, centres = _design(settings.network, settings.training), settings.network.num_centres
-            model = train_pix2pixhd(stages, design, num_centres=centres, **rest, warp=warp)
+            design = _design(settings.network, settings.training)
+            model = train_pix2pixhd(stages, design, **settings.network.model_dump(include=BANK_KEYS), **rest, warp=warp)
         case _:
             assert_never(settings)
     if isinstance(source, CropSource):
@@ -170,7 +171,7 @@ def train_layout_model(
 
 def _design(network: Pix2PixHDNetworkConfig, training: Pix2PixHDTrainingConfig) -> Design:
     return Design(
-        generator=network.model_dump(exclude=STYLE_KEYS | {"num_centres"}),
+        generator=network.model_dump(exclude=STYLE_KEYS | BANK_KEYS),
         **network.model_dump(include=STYLE_KEYS),
         **training.model_dump(include=DESIGN_KEYS),
     )

@@ -234,6 +234,7 @@ def _bank_of_photos(encoder: StyleEncoder, network: Pix2PixHDGenerator, config: 
         encoder.to(find_device(config.device)),
         open_pairs(config),
         num_centres=config.renderer.network.num_centres,
+        smallest_instance=config.renderer.network.smallest_instance,
         seed=config.seed,
         shrink=shrink,
         ignore=Palette.ignore_id,

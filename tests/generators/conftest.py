@@ -33,7 +33,7 @@ DESIGN = {
 GAN_SETTINGS = {
     "num_centres": 3, "trunk": "random", "calibration_steps": 2, "warp": NO_WARP, "learning_rate": 2e-3,
     "discriminator_learning_rate": 2e-3, "perceptual_weight": 10.0, "freeze_steps": 3, "adversary": "lsgan",
-    "feature_weight": 10.0, "label_mix_weight": 10.0, "noise_draws": 2,
+    "feature_weight": 10.0, "label_mix_weight": 10.0, "noise_draws": 2, "smallest_instance": 0.0,
     "pool_size": 0,
 }  # fmt: skip
 COLOURS = {"wall": (40, 40, 200), "door": (200, 60, 40), "window": (60, 190, 90)}

@@ -36,6 +36,7 @@ def dataset(items, **settings):
         "synthetic_ratio": 0.0,
         "synthetic_batches": 10**6,
         "random_share": 0.0,
+        "hard_negative_share": 0.5,
         "zoom": (0.7, 1.4),
         "cache_bytes": 10**7,
         "seed": 3,
@@ -89,7 +90,8 @@ def test_hard_negatives_are_shown_in_their_share_of_the_normal_crops(tmp_path, i
     hard = TrainingItem(tmp_path / "hard.png", None, None)
     point = torch.tensor([[3, 33, 120]])
     for share in (1.0, 0.25):
-        crops = dataset([*items, hard], hard_negatives=point, hard_negative_share=share, zoom=(1.0, 1.0))
+        crops = dataset([*items, hard], hard_negative_share=share, zoom=(1.0, 1.0))
+        crops.hard_negatives = point
         normal = [n for n in range(800) if n % 8 < 2]
         shown = np.mean([float(crops[n]["image"].max()) > 0.9 for n in normal])
         # the others are of four images, and of the hard one's few show this pixel
@@ -97,7 +99,8 @@ def test_hard_negatives_are_shown_in_their_share_of_the_normal_crops(tmp_path, i
 
 
 def test_the_defect_crops_are_the_same_with_and_without_hard_negatives(items):
-    plain, hard = dataset(items), dataset(items, hard_negatives=torch.tensor([[0, 5, 5]]), hard_negative_share=0.5)
+    plain, hard = dataset(items), dataset(items)
+    hard.hard_negatives = torch.tensor([[0, 5, 5]])
     for number in (2, 7, 12, 15):
         assert torch.equal(plain[number]["image"], hard[number]["image"])
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from fastsynth.augment import build_augmentation
+from fastsynth.augment_config import AugmentConfig
 from segment import mining
-from segment.data import TrainingItem
+from segment.data import CropDataset, TrainingItem
 from segment.mining import find_hard_negatives, mining_iterations
 
 
@@ -22,10 +24,34 @@ class Bright(nn.Module):
         return self.steepness * image[:, :1]
 
 
+def crops_of(folder, pictures) -> CropDataset:
+    """The pictures as normal images, and a defect that every data set must have."""
+    items = []
+    for place, image in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{place}.png"), image)
+        items.append(TrainingItem(folder / f"{place}.png", None, None))
+    cv2.imwrite(str(folder / "mask.png"), np.full((40, 70), 255, np.uint8))
+    items.append(TrainingItem(folder / "0.png", folder / "mask.png", "dent"))
+    return CropDataset(
+        items,
+        augmentation=build_augmentation(AugmentConfig(transforms=[])),
+        crop_size=32,
+        batch_size=4,
+        normal_share=0.5,
+        synthetic_ratio=0.0,
+        synthetic_batches=0,
+        random_share=0.0,
+        hard_negative_share=0.5,
+        zoom=(1.0, 1.0),
+        cache_bytes=10**7,
+        seed=0,
+    )
+
+
 @pytest.fixture
 def normals(tmp_path):
     """Dark pictures with 0, 3 and 100 bright pixels; and where they are, as (place, x, y)."""
-    items, bright = [], set()
+    pictures, bright = [], set()
     rng = np.random.default_rng(0)
     for place, count in enumerate((0, 3, 100)):
         image = np.full((40, 70), 30, np.uint8)
@@ -33,18 +59,17 @@ def normals(tmp_path):
             y, x = divmod(int(pixel), 70)
             image[y, x] = 250
             bright.add((place, x, y))
-        cv2.imwrite(str(tmp_path / f"{place}.png"), image)
-        items.append(TrainingItem(tmp_path / f"{place}.png", None, None))
-    return items, bright
+        pictures.append(image)
+    return crops_of(tmp_path, pictures), bright
 
 
-def find(items, *, seed=(0,)):
-    return find_hard_negatives(Bright(), items, tile=64, overlap=16, seed=seed)
+def find(crops, *, seed=(0,), tile=64):
+    return find_hard_negatives(Bright(), crops, tile=tile, overlap=16, seed=seed)
 
 
 def test_they_are_pixels_that_the_network_calls_a_defect_few_of_each_image(normals):
-    items, bright = normals
-    found = find(items)
+    crops, bright = normals
+    found = find(crops)
     assert found.dtype == torch.int64
     rows = [tuple(row) for row in found.tolist()]
     assert len(rows) == len(set(rows)) == 3 + mining.POINTS
@@ -53,19 +78,33 @@ def test_they_are_pixels_that_the_network_calls_a_defect_few_of_each_image(norma
 
 
 def test_the_seed_decides_which_and_nothing_else_does(normals):
-    items, _ = normals
-    assert torch.equal(find(items), find(items))
-    assert not torch.equal(find(items), find(items, seed=(1,)))
+    crops, _ = normals
+    assert torch.equal(find(crops), find(crops))
+    assert not torch.equal(find(crops), find(crops, seed=(1,)))
 
 
-def test_without_a_false_alarm_there_are_none(normals):
-    assert find(normals[0][:1]).shape == (0, 3)
+def test_without_a_false_alarm_there_are_none(tmp_path):
+    assert find(crops_of(tmp_path, [np.full((40, 70), 30, np.uint8)])).shape == (0, 3)
 
 
-def test_no_more_than_so_many_images_are_looked_through(normals, monkeypatch):
-    monkeypatch.setattr(mining, "IMAGES", 2)
+def test_no_more_than_so_many_pixels_are_looked_through(normals, monkeypatch):
+    monkeypatch.setattr(mining, "PIXELS", 2 * 40 * 70)
     places = {frozenset(find(normals[0], seed=(seed,))[:, 0].tolist()) for seed in range(20)}
     assert places == {frozenset({1}), frozenset({2}), frozenset({1, 2})}
+
+
+def test_of_a_large_image_a_part_is_looked_through_and_another_one_next_time(tmp_path):
+    image = np.full((300, 400), 30, np.uint8)
+    image[::10, ::10] = 250
+    crops = crops_of(tmp_path, [image])
+    corners = set()
+    for seed in range(10):
+        _, x, y = find(crops, seed=(seed,), tile=32).T
+        assert (image[y, x] == 250).all()
+        assert int(x.max() - x.min()) < 64
+        assert int(y.max() - y.min()) < 64
+        corners.add((int(x.min()), int(y.min())))
+    assert len(corners) > 5
 
 
 @pytest.mark.parametrize(("iterations", "wanted"), [(1000, [250, 500, 750]), (2, [0, 1, 2]), (1, [0, 1])])
