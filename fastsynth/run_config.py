@@ -116,6 +116,9 @@ class CompareConfig(Config):
     """Synthetic defect crops per real one, one arm each."""
     synthetic_only: bool = True
     """Also train on synthetic defects alone."""
+    own_samples: bool = False
+    """Every seed learns from samples of its own, an equal part of the store, so that intervals also cover what one
+    store owes to chance: a verdict on the renderer. false: all learn from the whole store, a verdict on that store."""
 
 
 class RunConfig(Config):

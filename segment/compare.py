@@ -37,6 +37,7 @@ class Arm:
     ratio: synthetic images per real image; None where it has no meaning.
     threshold: chosen on validation images, in (0, 1).
     num_inference_steps: calls of the denoiser per synthetic image.
+    samples: synthetic images it learnt from.
     seconds_per_image: time per synthetic image that is kept, refused drawings included.
     train_minutes, peak_memory_mb (10⁶ bytes): of the segmenter.
     row: of a table of renderers, whose rows may be of one kind of renderer; else None.
@@ -49,6 +50,7 @@ class Arm:
     scores: Scores
     threshold: float
     num_inference_steps: int | None = None
+    samples: int | None = None
     seconds_per_image: float | None = None
     train_minutes: float | None = None
     peak_memory_mb: float | None = None
@@ -115,6 +117,7 @@ def rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             "num_inference_steps": arm.num_inference_steps,
             "row": arm.row,
             "seed": arm.seed,
+            "samples": arm.samples,
             "threshold": arm.threshold,
             "miou": arm.scores.miou(arm.threshold),
             "acc": arm.scores.acc(arm.threshold),

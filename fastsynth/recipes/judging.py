@@ -1,5 +1,6 @@
 """From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -90,6 +91,23 @@ def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[Traini
     ]
 
 
+def own_lines(lines: Iterable[dict[str, Any]], *, seed: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Those that are dealt to `seed`: sorted by type and id, the samples go to the seeds in turn.
+
+    Raises ValueError for a seed that is not among them, or a type with fewer samples than seeds.
+    """
+    if seed not in seeds:
+        raise ValueError(f"compare.own_samples deals samples to the seeds {list(seeds)}; seed {seed} is not among them")
+    ordered = sorted(lines, key=lambda line: (line["defect"], line["id"]))
+    for defect, count in Counter(line["defect"] for line in ordered).items():
+        if count < len(seeds):
+            raise ValueError(
+                f"compare.own_samples: {count} samples of {defect} for {len(seeds)} seeds; "
+                "generate at least one for each, or set it to false"
+            )
+    return ordered[seeds.index(seed) :: len(seeds)]
+
+
 def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None = None) -> Arm:
     """Train and score one segmenter, or return what is finished.
 
@@ -102,7 +120,8 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
     train, val = real_items(run, "train"), real_items(run, "val")
     if not any(item.defect for item in val):
         val = train
-    items = train if plan.synthetic_ratio == 0 else [*train, *synthetic_items(run, read_manifest(run.store_folder))]
+    lines = [] if plan.synthetic_ratio == 0 else _lines(run, seed=seed)
+    items = [*train, *synthetic_items(run, lines)]
     settings = SegmentConfig.model_validate(
         {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}
     )
@@ -118,7 +137,7 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
             scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
             write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": stage_peak_mb()})
             scores.save(folder / SCORES)
-    return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold)
+    return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold, samples=len(lines))
 
 
 def train_arms(run: Run, plans: Sequence[ArmPlan]) -> list[Arm]:
@@ -222,7 +241,13 @@ def _folder(run: Run, plan: ArmPlan, *, seed: int) -> Path:
     return run.folder / "segment" / plan.folder / f"seed-{seed}"
 
 
-def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: float) -> Arm:
+def _lines(run: Run, *, seed: int) -> list[dict[str, Any]]:
+    """Of the manifest, what the segmenter of this seed learns from."""
+    lines, settings = list(read_manifest(run.store_folder)), run.config.compare
+    return own_lines(lines, seed=seed, seeds=settings.seeds) if settings.own_samples else lines
+
+
+def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: float, samples: int) -> Arm:
     cost = read_json(folder / COST)
     generation = run.folder / GENERATION
     rendered = plan.synthetic_ratio > 0
@@ -234,6 +259,7 @@ def _read_arm(run: Run, plan: ArmPlan, folder: Path, *, seed: int, threshold: fl
         scores=Scores.load(folder / SCORES),
         threshold=threshold,
         num_inference_steps=getattr(run.config.renderer, "num_inference_steps", 0) if rendered else None,
+        samples=samples if rendered else None,
         seconds_per_image=read_json(generation)["seconds_per_image"] if rendered and generation.is_file() else None,
         train_minutes=cost["train_minutes"],
         peak_memory_mb=cost["peak_memory_mb"],

@@ -14,7 +14,7 @@ from fastsynth.run_config import RunConfig
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 ROW = (
-    "arm renderer ratio num_inference_steps seed miou acc f1 ap pro false_alarm per_defect seconds_per_image "
+    "arm renderer ratio num_inference_steps seed samples miou acc f1 ap pro false_alarm per_defect seconds_per_image "
     "train_minutes peak_memory_mb"
 )
 DIFFERENCE = "arm renderer ratio baseline metric mean low high"
@@ -52,6 +52,7 @@ def test_metrics_have_the_documented_form(metrics):
     synthetic = metrics["rows"][1]
     assert (synthetic["renderer"], synthetic["ratio"], synthetic["num_inference_steps"]) == ("fast", 1.0, 2)
     assert synthetic["seconds_per_image"] > 0
+    assert [row["samples"] for row in metrics["rows"]] == [None, 10]
     assert {difference["metric"] for difference in metrics["differences"]} >= {"miou", "acc"}
     for difference in metrics["differences"]:
         assert difference.keys() >= set(DIFFERENCE.split())

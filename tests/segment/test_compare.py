@@ -211,7 +211,7 @@ def test_results_hold_every_key_of_the_common_form_and_are_plain_json():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert {"command", "commit", "machine", "data", "rows", "differences", "verdict"} <= found.keys()
     row_keys = (
-        "arm renderer ratio num_inference_steps seed miou acc f1 ap pro false_alarm per_defect "
+        "arm renderer ratio num_inference_steps seed samples miou acc f1 ap pro false_alarm per_defect "
         "seconds_per_image train_minutes peak_memory_mb"
     )
     assert all(set(row_keys.split()) <= row.keys() for row in found["rows"])
