@@ -37,7 +37,7 @@ class SegmentConfig(Config):
     random_share: Share = 0.2
     """Share of the defect crops that lie anywhere in a defect image; the others show a defect."""
     hard_negative_share: Share = 0.5
-    """Share of the normal crops that are cut around what the segmenter, in training, calls a defect on normals."""
+    """Share of the normal crops that are cut around what the segmenter, in training, calls a defect where none is."""
     zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.4, 1.4)
     """Range of the random magnification of a crop; above 1 enlarges."""
     augment: AugmentConfig = AugmentConfig()

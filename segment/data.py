@@ -98,8 +98,9 @@ class CropDataset(Dataset):
     region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies
     anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any.
 
-    hard_negatives: (n, 3) int64, the place of an image in `normal`, x and y, as `segment.mining` finds them; none at
-        first. What they are when the workers of a loader start is what those see.
+    photographed: the items that are not synthetic.
+    hard_negatives: (n, 3) int64, the place of an image in `photographed`, x and y, as `segment.mining` finds them; none
+        at first. What they are when the workers of a loader start is what those see.
 
     synthetic_ratio: probability that a defect crop comes from a synthetic item; a type that has only one kind of item
         takes what it has, but ratios 0 and 1 never touch the other kind.
@@ -126,6 +127,7 @@ class CropDataset(Dataset):
         seed: int,
     ) -> None:
         self.normal = [item for item in items if item.defect is None]
+        self.photographed = [item for item in items if not item.synthetic]
         self.pools = _pools(items, synthetic_ratio)
         self.defects = sorted(self.pools)
         self.normals_per_batch = max(1, round(batch_size * normal_share)) if normal_share else 0
@@ -172,7 +174,7 @@ class CropDataset(Dataset):
         if index < self.normals_per_batch:
             if len(self.hard_negatives) and rng.random() < self.hard_negative_share:
                 place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))].tolist()
-                return self.normal[place], (x, y)
+                return self.photographed[place], (x, y)
             return self.normal[rng.integers(len(self.normal))], None
         turn = batch * self.defects_per_batch + index - self.normals_per_batch
         real, synthetic = self.pools[self.defects[turn % len(self.defects)]]
@@ -184,7 +186,7 @@ class CropDataset(Dataset):
         self, decoded: DecodedItem, point: tuple[int, int] | None, side: int, rng: np.random.Generator
     ) -> tuple[int, int]:
         height, width = decoded.foreground.shape
-        if len(decoded.boxes) and rng.random() >= self.random_share:
+        if point is None and len(decoded.boxes) and rng.random() >= self.random_share:
             x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
             rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
             pick = rng.integers(len(rows))

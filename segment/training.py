@@ -224,7 +224,7 @@ def _batches(
     config: SegmentConfig,
     own: slice,
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The batches that are left, of each the `own` crops. In between normal images are looked through by `mine`."""
+    """The batches that are left, of each the `own` crops. In between photographs are looked through by `mine`."""
     pauses = mining_iterations(config.iterations) if config.hard_negative_share and config.normal_share else []
     places = range(config.batch_size)[own]
     while progress.iteration < config.iterations:

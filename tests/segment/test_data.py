@@ -88,7 +88,7 @@ def test_hard_negatives_are_shown_in_their_share_of_the_normal_crops(tmp_path, i
     bright[120, 33] = 255
     cv2.imwrite(str(tmp_path / "hard.png"), bright)
     hard = TrainingItem(tmp_path / "hard.png", None, None)
-    point = torch.tensor([[3, 33, 120]])
+    point = torch.tensor([[len(items), 33, 120]])
     for share in (1.0, 0.25):
         crops = dataset([*items, hard], hard_negative_share=share, zoom=(1.0, 1.0))
         crops.hard_negatives = point

@@ -1,4 +1,4 @@
-"""Laws of the hard negatives: they are what the network calls a defect on normal images, and nothing else."""
+"""Laws of the hard negatives: they are what the network calls a defect where none is annotated, and nothing else."""
 
 import cv2
 import numpy as np
@@ -24,13 +24,13 @@ class Bright(nn.Module):
         return self.steepness * image[:, :1]
 
 
-def crops_of(folder, pictures) -> CropDataset:
-    """The pictures as normal images, and a defect that every data set must have."""
-    items = []
+def crops_of(folder, pictures, *others) -> CropDataset:
+    """The pictures as normal images, a defect that fills its image, which every data set must have, and `others`."""
+    items = [*others]
     for place, image in enumerate(pictures):
         cv2.imwrite(str(folder / f"{place}.png"), image)
         items.append(TrainingItem(folder / f"{place}.png", None, None))
-    cv2.imwrite(str(folder / "mask.png"), np.full((40, 70), 255, np.uint8))
+    cv2.imwrite(str(folder / "mask.png"), np.full(pictures[0].shape, 255, np.uint8))
     items.append(TrainingItem(folder / "0.png", folder / "mask.png", "dent"))
     return CropDataset(
         items,
@@ -77,6 +77,26 @@ def test_they_are_pixels_that_the_network_calls_a_defect_few_of_each_image(norma
     assert {row for row in rows if row[0] == 1} == {row for row in bright if row[0] == 1}
 
 
+def defect_image(folder, name, *, synthetic=False) -> TrainingItem:
+    """A bright column at x = 5, and the column at x = 30, which is annotated as far as x = 32."""
+    image, mask = np.full((40, 70), 30, np.uint8), np.zeros((40, 70), np.uint8)
+    image[:, [5, 30, 30 + 2 + mining.MARGIN, 30 + 2 + mining.MARGIN + 1]] = 250
+    mask[:, 30:33] = 255
+    cv2.imwrite(str(folder / f"{name}.png"), image)
+    cv2.imwrite(str(folder / f"{name}_mask.png"), mask)
+    return TrainingItem(folder / f"{name}.png", folder / f"{name}_mask.png", "dent", synthetic=synthetic)
+
+
+def test_beside_an_annotated_defect_they_are_false_alarms_too_but_not_along_its_border(tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "POINTS", 10_000)
+    drawn = [defect_image(tmp_path, "synthetic", synthetic=True), defect_image(tmp_path, "photographed")]
+    crops = crops_of(tmp_path, [np.full((40, 70), 30, np.uint8)], *drawn)
+    found = find(crops)
+    assert {crops.photographed[place] for place in set(found[:, 0].tolist())} == {drawn[1]}
+    assert set(found[:, 1].tolist()) == {5, 30 + 2 + mining.MARGIN + 1}
+    assert len(found) == 2 * 40
+
+
 def test_the_seed_decides_which_and_nothing_else_does(normals):
     crops, _ = normals
     assert torch.equal(find(crops), find(crops))
@@ -88,9 +108,9 @@ def test_without_a_false_alarm_there_are_none(tmp_path):
 
 
 def test_no_more_than_so_many_pixels_are_looked_through(normals, monkeypatch):
-    monkeypatch.setattr(mining, "PIXELS", 2 * 40 * 70)
-    places = {frozenset(find(normals[0], seed=(seed,))[:, 0].tolist()) for seed in range(20)}
-    assert places == {frozenset({1}), frozenset({2}), frozenset({1, 2})}
+    monkeypatch.setattr(mining, "PIXELS", 2 * 40 * 70)  # of four images
+    places = {frozenset(find(normals[0], seed=(seed,))[:, 0].tolist()) for seed in range(30)}
+    assert places == {frozenset(), frozenset({1}), frozenset({2}), frozenset({1, 2})}
 
 
 def test_of_a_large_image_a_part_is_looked_through_and_another_one_next_time(tmp_path):
