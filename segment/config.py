@@ -47,7 +47,7 @@ class SegmentConfig(Config):
     """Dice per crop plus cross-entropy, Dice per crop plus focal loss, or Lovász hinge plus cross-entropy."""
     iterations: Annotated[int, Field(ge=1)] = 1200
     """Optimizer steps."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     """Peak rate of AdamW; warm-up over a twentieth of the iterations, then a cosine to zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of AdamW."""
