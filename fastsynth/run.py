@@ -236,7 +236,8 @@ class Run:
     def _real_mask(self, record: Record) -> RealMask:
         assert record.mask is not None
         assert record.defect is not None
-        return RealMask(record.mask, record.defect, read_mask(self.path(record.mask)))
+        group = self.dataset.group_of(record)
+        return RealMask(record.mask, record.defect, read_mask(self.path(record.mask)), group)
 
     def read(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """Image and foreground of a record; a normal one has an empty foreground."""

@@ -227,3 +227,12 @@ def test_layouts_are_drawn_from_the_masks_of_training_defects_alone(open_run):
     (sampler,) = run.layout_samplers.values()
     sources = {part.source for parts in sampler.parts.values() for part in parts}
     assert sources == {record.mask for record in run.training_defects()}
+
+
+def test_layouts_know_which_masks_are_of_one_piece(open_run, tiny_tree):
+    (tiny_tree / "groups.json").write_text(json.dumps({f"crack{i:02d}": f"piece {i // 3}" for i in range(6)}))
+    (sampler,) = open_run().layout_samplers.values()
+    assert {part.source: part.group for part in sampler.parts["crack"]} == {
+        part.source: f"piece {int(part.source[-11:-9]) // 3}" for part in sampler.parts["crack"]
+    }
+    assert {part.group for part in sampler.parts["blob"]} == {None}

@@ -46,11 +46,13 @@ class RealMask:
 
     source: its path relative to the data root, forward slashes.
     foreground: (H, W) bool.
+    group: what it was photographed of, a piece or a patient, where that is known.
     """
 
     source: str
     defect: str
     foreground: np.ndarray
+    group: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ class RealPart:
     left: int
     top: int
     frame: tuple[int, int]
+    group: str | None = None
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -339,7 +342,7 @@ def _cut(mask: RealMask, part: np.ndarray, *, left: int, top: int) -> RealPart:
     x0, y0, x1, y1 = tight_box(part)
     tight = np.ascontiguousarray(part[y0:y1, x0:x1])
     height, width = mask.foreground.shape
-    return RealPart(mask.source, mask.defect, tight, left + x0, top + y0, (height, width))
+    return RealPart(mask.source, mask.defect, tight, left + x0, top + y0, (height, width), mask.group)
 
 
 def _groups_of_components(labels: np.ndarray, stats: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 Most shapes come from the real masks of a defect type, the rest are procedural shapes of the same size and kind.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -278,15 +279,21 @@ def without_crumbs(parts: list[RealPart]) -> list[RealPart]:
 
 
 def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
-    """How often each part is drawn, (N,), sum 1: masks alike, the parts of one by their areas.
+    """How often each part is drawn, (N,), sum 1: groups alike, the masks of one alike, the parts of one by their areas.
 
-    Evenly drawn, the specks beside a long crack would outnumber the cracks.
+    Evenly drawn, the specks beside a long crack would outnumber the cracks, and what was photographed six times would
+    be six times as common. A mask without a group is one of its own.
     """
     areas = np.array([part.foreground.sum() for part in parts], float)
-    of_mask: dict[str, float] = {}
+    groups = [(part.source, None) if part.group is None else (None, part.group) for part in parts]
+    of_mask: Counter[str] = Counter()
     for part, area in zip(parts, areas, strict=True):
-        of_mask[part.source] = of_mask.get(part.source, 0.0) + area
-    return np.array([area / of_mask[part.source] for part, area in zip(parts, areas, strict=True)]) / len(of_mask)
+        of_mask[part.source] += area
+    masks = Counter(group for group, _ in {(group, part.source) for group, part in zip(groups, parts, strict=True)})
+    shares = [
+        area / of_mask[part.source] / masks[group] for area, part, group in zip(areas, parts, groups, strict=True)
+    ]
+    return np.array(shares) / len(masks)
 
 
 def seat(shape: Shape, sides: frozenset[str], size: tuple[int, int]) -> Shape:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fastsynth.config import parse_config
 from fastsynth.images import read_image, read_mask
-from fastsynth.layouts.masks import RealMask, tight_box, warp_coordinates
-from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
+from fastsynth.layouts.masks import RealMask, RealPart, tight_box, warp_coordinates
+from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, part_weights
 
 TILES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile"
 BACKGROUND = np.full((120, 160, 1), 128, np.uint8)
@@ -204,6 +204,16 @@ def test_masks_are_drawn_alike_and_the_parts_of_one_by_their_areas():
     second = sum(instance.warp.source == "gt/2.png" for instance in drawn) / 400
     assert specks == pytest.approx(0.5 * 75 / 375, abs=0.05)
     assert second == pytest.approx(0.5, abs=0.08)
+
+
+def test_pieces_are_drawn_alike_however_often_they_were_photographed():
+    def part(source, group, width=4):
+        return RealPart(source, "dent", np.ones((4, width), bool), 10, 10, (64, 64), group)
+
+    parts = [part("a.png", "one"), part("b.png", "one"), part("b.png", "one", 12), part("c.png", "two")]
+    own = [part("one", None), part("d.png", None)]  # a mask without a group is none of the group of that name
+    weights = part_weights(parts + own) * 4
+    assert weights == pytest.approx([1 / 2, 1 / 2 * 1 / 4, 1 / 2 * 3 / 4, 1, 1, 1])
 
 
 def test_a_descending_range_and_an_unknown_kind_are_refused():
