@@ -36,6 +36,7 @@ def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
         "frozen test part. KID (less is nearer to real test defects) and diversity are means over types. Seconds are",
         "per kept sample, refused drawings included. Training and peak memory are the renderer's, the peak that of its",
         "training or of drawing, whichever is higher.",
+        *_own_samples(result),
         "",
         *_scores(arms, result["table"]),
         "",
@@ -61,6 +62,21 @@ def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
 def _label(found: dict[str, Any]) -> str:
     ratio = "" if found["ratio"] in (None, 1.0) else f" 1:{found['ratio']:g}"
     return f"{found['row'] or found['arm']}{ratio}"
+
+
+def _own_samples(result: dict[str, Any]) -> list[str]:
+    """What `compare.own_samples` means for the intervals; nothing where all seeds share a store."""
+    stores = {name: row.get("samples") for name, row in result["table"].items()}
+    counts = sorted(
+        {row["samples"] for row in result["rows"] if row.get("samples") not in (None, stores.get(row["row"]))}
+    )
+    if not counts:
+        return []
+    many = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    return [
+        f"Each segmenter learns from {many} samples that no other of its row sees, so the intervals also cover what a",
+        "store owes to chance.",
+    ]
 
 
 def _scores(arms: dict[str, list[dict[str, Any]]], made: dict[str, Any]) -> list[str]:

@@ -68,6 +68,20 @@ def cells(page: str, row: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(f"| {row} |")]
 
 
+def test_the_page_says_when_every_seed_had_samples_of_its_own():
+    def page(samples: list[int], stored: int) -> str:
+        rows = [
+            score(None, None, 0),
+            *({**score("FAST", "fast", n), "samples": many} for n, many in enumerate(samples)),
+        ]
+        found = RESULT | {"rows": rows, "table": {"FAST": made(1.0) | {"samples": stored}}}
+        return bench_page.bench_page("bench_tiles", found, "")
+
+    assert "learns from 4 samples that no other" in page([4, 4], 8)
+    assert "learns from 3 to 4 samples that no other" in page([4, 3], 7)
+    assert "samples that no other" not in page([8, 8], 8)
+
+
 def test_the_page_has_scores_cost_and_intervals_of_every_row():
     page = bench_page.bench_page("bench_tiles", RESULT, "Mind this.")
     assert page.startswith("# The table of renderers: tiles\n\n**Synthetic data helps.**\n")
