@@ -46,14 +46,13 @@ def find_hard_negatives(
     found, left = [np.zeros((0, 3), np.int64)], PIXELS
     for place in rng.permutation(len(crops.photographed)):
         decoded = crops.cache.load(crops.photographed[place])
-        image = decoded.image
-        y0, x0 = (int(rng.integers(max(size - WINDOW * tile, 0) + 1)) for size in image.shape[:2])
-        window = image[y0 : y0 + WINDOW * tile, x0 : x0 + WINDOW * tile]
-        sound = ~_grown(decoded.foreground)[y0 : y0 + WINDOW * tile, x0 : x0 + WINDOW * tile]
-        y, x = np.nonzero(sound & (predict(model, window, tile=tile, overlap=overlap) >= 0.5))
+        y0, x0 = (int(rng.integers(max(size - WINDOW * tile, 0) + 1)) for size in decoded.foreground.shape)
+        window = np.s_[y0 : y0 + WINDOW * tile, x0 : x0 + WINDOW * tile]
+        sound = ~_grown(decoded.foreground)[window]
+        y, x = np.nonzero(sound & (predict(model, decoded.image[window], tile=tile, overlap=overlap) >= 0.5))
         kept = rng.permutation(len(y))[:POINTS]
         found.append(np.stack([np.full(len(kept), place), x0 + x[kept], y0 + y[kept]], axis=1))
-        left -= window.shape[0] * window.shape[1]
+        left -= sound.size
         if left <= 0:
             break
     return torch.from_numpy(np.concatenate(found).astype(np.int64))

@@ -285,14 +285,12 @@ def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
     be six times as common. A mask without a group is one of its own.
     """
     areas = np.array([part.foreground.sum() for part in parts], float)
-    groups = [(part.source, None) if part.group is None else (None, part.group) for part in parts]
-    of_mask: Counter[str] = Counter()
+    of_mask: dict[str, float] = {}
     for part, area in zip(parts, areas, strict=True):
-        of_mask[part.source] += area
-    masks = Counter(group for group, _ in {(group, part.source) for group, part in zip(groups, parts, strict=True)})
-    shares = [
-        area / of_mask[part.source] / masks[group] for area, part, group in zip(areas, parts, groups, strict=True)
-    ]
+        of_mask[part.source] = of_mask.get(part.source, 0.0) + area
+    groups = {part.source: (part.group is None, part.group or part.source) for part in parts}
+    masks = Counter(groups.values())
+    shares = [area / of_mask[part.source] / masks[groups[part.source]] for part, area in zip(parts, areas, strict=True)]
     return np.array(shares) / len(masks)
 
 
