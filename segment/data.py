@@ -24,7 +24,6 @@ class TrainingItem:
 
     mask_path: None for a normal image. defect: its type, None for a normal image.
     synthetic: rendered, as opposed to photographed. group: what the verdict resamples together, e.g. a patient.
-    source_path: the normal image that a synthetic one was rendered into, of the same size; None where there is none.
     """
 
     image_path: Path
@@ -32,7 +31,6 @@ class TrainingItem:
     defect: str | None
     synthetic: bool = False
     group: str | None = None
-    source_path: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.mask_path is None) != (self.defect is None):
@@ -97,10 +95,8 @@ class CropDataset(Dataset):
 
     Batch b holds the crops b·batch_size … (b + 1)·batch_size - 1: first `normal_share` of them from normal images
     (at least one), then defect crops whose types take turns. A defect crop is cut around a random pixel of a random
-    region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies, with
-    the probability `hard_negative_share`, around one of `hard_negatives`, if there are any. The other ones show, as
-    long as synthetic items are drawn, where a random one of these has its defect, what its source image has there: the
-    pair differs in the defect alone. Without such items they lie anywhere.
+    region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies
+    anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any.
 
     photographed: the items that are not synthetic.
     hard_negatives: (n, 3) int64, the place of an image in `photographed`, x and y, as `segment.mining` finds them; none
@@ -132,9 +128,6 @@ class CropDataset(Dataset):
     ) -> None:
         self.normal = [item for item in items if item.defect is None]
         self.photographed = [item for item in items if not item.synthetic]
-        self.rendered = [
-            (item, TrainingItem(item.source_path, None, None)) for item in items if item.source_path and synthetic_ratio
-        ]
         self.pools = _pools(items, synthetic_ratio)
         self.defects = sorted(self.pools)
         self.normals_per_batch = max(1, round(batch_size * normal_share)) if normal_share else 0
@@ -176,15 +169,12 @@ class CropDataset(Dataset):
         return {"image": to_tensor(image), "foreground": torch.from_numpy(inside[None].astype(np.float32))}
 
     def draw(self, number: int, rng: np.random.Generator) -> tuple[TrainingItem, tuple[int, int] | None]:
-        """What crop `number` is cut from, and the x, y that it has to show if it is chosen for them."""
+        """What crop `number` is cut from, and the x, y that it has to show if it is a hard negative."""
         batch, index = divmod(number, self.batch_size)
         if index < self.normals_per_batch:
             if len(self.hard_negatives) and rng.random() < self.hard_negative_share:
                 place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))].tolist()
                 return self.photographed[place], (x, y)
-            if self.rendered and batch < self.synthetic_batches:
-                item, source = self.rendered[rng.integers(len(self.rendered))]
-                return source, _defect_pixel(self.cache.load(item), rng)
             return self.normal[rng.integers(len(self.normal))], None
         turn = batch * self.defects_per_batch + index - self.normals_per_batch
         real, synthetic = self.pools[self.defects[turn % len(self.defects)]]
@@ -197,7 +187,10 @@ class CropDataset(Dataset):
     ) -> tuple[int, int]:
         height, width = decoded.foreground.shape
         if point is None and len(decoded.boxes) and rng.random() >= self.random_share:
-            point = _defect_pixel(decoded, rng)
+            x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
+            rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
+            pick = rng.integers(len(rows))
+            point = int(x0 + columns[pick]), int(y0 + rows[pick])
         if point is not None:
             # the point lies anywhere in the middle three quarters of the crop
             left, top = (round(place - side * rng.uniform(0.125, 0.875)) for place in point)
@@ -206,14 +199,6 @@ class CropDataset(Dataset):
             # ever show the border that defect crops slide to, and the border itself would pass for a defect
             left, top = (round(size * rng.random() - side / 2) for size in (width, height))
         return _slide_inside(left, side, width), _slide_inside(top, side, height)
-
-
-def _defect_pixel(decoded: DecodedItem, rng: np.random.Generator) -> tuple[int, int]:
-    """x, y of a random pixel of a random region."""
-    x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
-    rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
-    pick = rng.integers(len(rows))
-    return int(x0 + columns[pick]), int(y0 + rows[pick])
 
 
 def cut(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:

@@ -86,7 +86,6 @@ def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[Traini
             mask_path=inside(run.store_folder, line["mask"]),
             defect=line["defect"],
             synthetic=True,
-            source_path=run.path(line["source_image"]),
         )
         for line in chosen
     ]

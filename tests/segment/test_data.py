@@ -1,7 +1,6 @@
 """Laws of the training crops."""
 
 from collections import Counter
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -97,31 +96,6 @@ def test_hard_negatives_are_shown_in_their_share_of_the_normal_crops(tmp_path, i
         shown = np.mean([float(crops[n]["image"].max()) > 0.9 for n in normal])
         # the others are of four images, and of the hard one's few show this pixel
         assert shown == pytest.approx(share + (1 - share) / 4 * (32 / 200) ** 2, abs=0.06)
-
-
-def test_normal_crops_show_what_lay_under_a_synthetic_defect(tmp_path, items):
-    source = np.full((200, 200), 50, np.uint8)
-    source[90, 150] = 255  # the middle of where the sample has its defect
-    cv2.imwrite(str(tmp_path / "source.png"), source)
-    drawn_over = write_item(tmp_path, "drawn", "hole", size=(200, 200), spots=((89, 149),), synthetic=True)
-    sample = replace(drawn_over, source_path=tmp_path / "source.png")
-    crops = dataset([*items, sample], synthetic_ratio=0.5, synthetic_batches=40, zoom=(1.0, 1.0))
-    normal = [n for n in range(80 * 8) if n % 8 < 2]
-    assert {item.image_path.name for item in drawn(crops, 40 * 8) if item.defect is None} == {"source.png"}
-    for number in normal[:80]:
-        crop = crops[number]
-        assert not crop["foreground"].any()
-        assert crop["image"].max() == 1
-    later = [crops.draw(n, np.random.default_rng(n)) for n in normal[80:]]
-    assert {item.image_path.name for item, _ in later} == {f"normal{i}.png" for i in range(3)}
-    assert {point for _, point in later} == {None}
-
-
-def test_without_synthetic_draws_the_source_images_play_no_part(items):
-    samples = [replace(item, synthetic=True, source_path=items[0].image_path) for item in items[3:5]]
-    plain, with_samples = dataset(items), dataset([*items, *samples])
-    for number in (0, 1, 8, 9):
-        assert torch.equal(plain[number]["image"], with_samples[number]["image"])
 
 
 def test_the_defect_crops_are_the_same_with_and_without_hard_negatives(items):

@@ -11,7 +11,7 @@ from fastsynth.augment_config import AugmentConfig
 from fastsynth.config import dump_config, parse_config
 from segment.config import SegmentConfig
 from segment.data import TrainingItem
-from segment.losses import build_loss, dice_loss
+from segment.losses import FORGIVEN, build_loss, dice_loss
 from segment.models import load_segmenter
 from segment.training import RESULT_FILE, score_items, train_segmenter
 
@@ -167,8 +167,28 @@ def test_dice_is_one_ratio_per_crop_with_a_foreground():
     foreground[1, 0, :4] = 1  # half the crop, missed
     logits = torch.full((3, 1, 8, 8), -50.0)
     logits[0, 0, 0, 0] = 50
-    expected = (0 + (1 - 1 / (32 + 1))) / 2  # the third crop has no foreground
+    expected = (0 + (1 - 1 / (32 + 1))) / 2  # the third crop has no foreground and no alarm
     assert float(dice_loss(logits, foreground)) == pytest.approx(expected)
+
+
+def test_false_alarms_on_an_empty_crop_cost_the_more_the_more_pixels_they_have():
+    def loss_of(false_pixels):
+        logits = torch.full((2, 1, 64, 64), -50.0)
+        logits[0].view(-1)[:false_pixels] = 50
+        return float(dice_loss(logits, torch.zeros(2, 1, 64, 64)))
+
+    assert loss_of(0) == pytest.approx(0, abs=1e-6)
+    assert loss_of(round(FORGIVEN * 64 * 64)) == pytest.approx(0.5 / 2, abs=0.005)  # the mean over two crops
+    assert loss_of(64 * 64) == pytest.approx(1 / (1 + FORGIVEN) / 2)
+    assert loss_of(20) < loss_of(60) < loss_of(400) < loss_of(4096)
+
+
+def test_empty_crops_and_defect_crops_are_averaged_each_by_themselves():
+    foreground = torch.zeros(4, 1, 8, 8)
+    foreground[0, 0, :4] = 1
+    logits = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    apart = dice_loss(logits[:1], foreground[:1]) + dice_loss(logits[1:], foreground[1:])
+    assert torch.isclose(dice_loss(logits, foreground), apart)
 
 
 @pytest.mark.parametrize("name", ["dice_ce", "dice_focal", "lovasz"])
