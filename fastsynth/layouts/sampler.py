@@ -279,10 +279,12 @@ def without_crumbs(parts: list[RealPart]) -> list[RealPart]:
 
 
 def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
-    """How often each part is drawn, (N,), sum 1: groups alike, the masks of one alike, the parts of one by their areas.
+    """How often each part is drawn, (N,), sum 1: groups alike, the masks of one alike, the parts of one by their areas;
+    each times the square of `free_outline`.
 
     Evenly drawn, the specks beside a long crack would outnumber the cracks, and what was photographed six times would
-    be six times as common. A mask without a group is one of its own.
+    be six times as common. A mask without a group is one of its own. A shape that the frame cut is known in part only
+    and fits few places: its share of free outline counts twice.
     """
     areas = np.array([part.foreground.sum() for part in parts], float)
     of_mask: dict[str, float] = {}
@@ -291,7 +293,18 @@ def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
     groups = {part.source: (part.group is None, part.group or part.source) for part in parts}
     masks = Counter(groups.values())
     shares = [area / of_mask[part.source] / masks[groups[part.source]] for part, area in zip(parts, areas, strict=True)]
-    return np.array(shares) / len(masks)
+    weights = np.array(shares) * np.square([free_outline(part) for part in parts])
+    total = weights.sum()
+    return weights / total if total > 0 else np.array(shares) / len(masks)
+
+
+def free_outline(part: RealPart) -> float:
+    """Share of the part's outline, counted in sides of pixels, that does not lie on the frame: 0 to 1."""
+    padded = np.pad(part.foreground, 1).astype(np.int8)
+    outline = sum(int(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1))
+    inside = part.foreground
+    lines = {"left": inside[:, 0], "top": inside[0], "right": inside[:, -1], "bottom": inside[-1]}
+    return 1 - sum(int(lines[side].sum()) for side in part.sides) / outline
 
 
 def seat(shape: Shape, sides: frozenset[str], size: tuple[int, int]) -> Shape:

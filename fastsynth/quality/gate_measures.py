@@ -22,6 +22,10 @@ DARK = 0.05
 """Darker pixels count as this bright where a difference is divided by brightness."""
 FLOOR = 1 / 255
 """Texture below one level of 8 bit counts as one: a smaller change is not seen."""
+FAINT = 0.01
+"""Nor is one in the dark of a bright picture: texture counts as at least this share of what is bright there."""
+BRIGHT = 99
+"""Percentile of a picture's values that is its brightness."""
 DETAIL_SIDE = 32
 """Longer side of a defect's fine detail, in pixels; smaller defects keep their own size."""
 BITS = 256
@@ -59,12 +63,14 @@ def change(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> Cha
     channels = difference.shape[2]
     elsewhere = _shifted(before - _blurred(before, 2 * SCALES[-1]))
     both = np.concatenate([difference, elsewhere], axis=2)
+    bright = (float(values.to_float(np.percentile(source, BRIGHT))) + 1) / 2
+    floor = max(FLOOR, FAINT * bright)
     strongest = np.zeros(np.count_nonzero(where), np.float32)
     for sigma in SCALES:
         means = _means(both, where, sigma, at=where)
         moved, found = np.abs(means[:, :channels]), means[:, channels:]
         texture = np.sqrt((found**2).mean(axis=0).reshape(-1, channels).mean(axis=0))
-        strongest = np.maximum(strongest, (moved / np.maximum(texture, FLOOR)).max(axis=1))
+        strongest = np.maximum(strongest, (moved / np.maximum(texture, floor)).max(axis=1))
     contrast = np.zeros(inside.shape, np.float32)
     contrast[where] = strongest
     return Change(at, inside, contrast, outside[at])

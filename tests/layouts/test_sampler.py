@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastsynth.config import parse_config
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.masks import RealMask, RealPart, tight_box, warp_coordinates
-from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, part_weights
+from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, free_outline, part_weights
 
 TILES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile"
 BACKGROUND = np.full((120, 160, 1), 128, np.uint8)
@@ -214,6 +214,17 @@ def test_pieces_are_drawn_alike_however_often_they_were_photographed():
     own = [part("one", None), part("d.png", None)]  # a mask without a group is none of the group of that name
     weights = part_weights(parts + own) * 4
     assert weights == pytest.approx([1 / 2, 1 / 2 * 1 / 4, 1 / 2 * 3 / 4, 1, 1, 1])
+
+
+def test_the_more_of_an_outline_the_frame_cut_the_less_often_the_shape_is_drawn():
+    """10×40 px: along the left side of a picture, across its middle from side to side, at a corner, all over it."""
+    side = RealPart("a.png", "dent", np.ones((40, 10), bool), 0, 10, (64, 64))
+    across = RealPart("b.png", "dent", np.ones((10, 40), bool), 0, 10, (64, 40))
+    corner = RealPart("c.png", "dent", np.ones((40, 10), bool), 54, 24, (64, 64))
+    full = RealPart("d.png", "dent", np.ones((40, 10), bool), 0, 0, (40, 10))
+    assert [free_outline(part) for part in (side, across, corner, full)] == pytest.approx([0.6, 0.8, 0.5, 0.0])
+    assert part_weights([side, across, corner]) == pytest.approx(np.array([36, 64, 25]) / 125)
+    assert part_weights([full, full]) == pytest.approx([0.5, 0.5])  # nothing else is known
 
 
 def test_a_descending_range_and_an_unknown_kind_are_refused():
