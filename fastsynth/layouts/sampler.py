@@ -48,9 +48,8 @@ class LayoutConfig(Config):
     """Kinds of procedural shapes by defect type; a type that is not named gets kinds like its real masks."""
     scale_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.7, 1.3)
     """Size of a drawn shape as a multiple of the real one."""
-    severity_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.7, 2.0)
-    """Severity s of an image's defects, drawn evenly by ratio: s times the area, √s times the contrast. Above 1 more
-    than below: what is much paler than the annotated ones would not have been annotated."""
+    severity_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (1.0, 1.0)
+    """Severity s of an image's defects, drawn evenly by ratio: s times the area, √s times the contrast."""
     rotation_range: tuple[Annotated[float, Field(ge=-180)], Annotated[float, Field(le=180)]] = (-20.0, 20.0)
     """Degrees, counter-clockwise. Learnt renderers see training pictures turned by the quarter turns that lie in it."""
     flip: bool = True

@@ -22,6 +22,6 @@ def test_a_sheet_shows_the_same_places_drawn_by_every_renderer(trained):
     for of_type in lines:
         real, *made = (line[:TILE].reshape(TILE, COLUMNS, cell, 3)[:, :, :TILE] for line in of_type)
         for one, other in itertools.combinations(made, 2):
-            assert 0.3 < (one == other).all(axis=3).mean() < 1  # alike around the masks alone
+            assert 0.3 < (one == other).all(axis=3).mean() < 0.99  # alike around the masks alone
         shown = (real != 255).any(axis=3)  # the rest is paper
         assert all((real == one).all(axis=3)[shown].mean() < 0.1 for one in made)

@@ -196,7 +196,7 @@ def test_masks_are_drawn_alike_and_the_parts_of_one_by_their_areas():
     for y in (20, 60, 100):
         crack[y : y + 5, 100:105] = True
     found = [RealMask("gt/1.png", "crack", crack), RealMask("gt/2.png", "crack", other)]
-    drawing = LayoutSampler(found, **{**LayoutConfig().model_dump(), "procedural_share": 0.0, "severity_range": (1, 1)})
+    drawing = LayoutSampler(found, **{**LayoutConfig().model_dump(), "procedural_share": 0.0})
     drawn = [
         drawing.draw(BACKGROUND, "n", "c", "crack", np.random.default_rng(seed)).instances[0] for seed in range(400)
     ]

@@ -86,7 +86,7 @@ def test_replay_makes_the_stored_bytes_again(whole_run, cli, tmp_path):
 
 
 def test_replay_says_when_other_settings_give_other_bytes(whole_run, cli, tmp_path):
-    options = ("--id", 3, "--output", tmp_path / "again.png", "-s", "layouts.severity_range=[2, 2]")
+    options = ("--id", 3, "--output", tmp_path / "again.png", "-s", "renderer.num_inference_steps=1")
     answer = cli("replay", whole_run.config, *options)
     assert answer.code == 3
     assert "differs from the stored image" in answer.out
