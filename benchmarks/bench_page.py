@@ -8,14 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from page_parts import METRICS, ending, per_defect, percents, points, spread, table
+from page_parts import METRICS, ending, measured, per_defect, percents, points, spread, table
 from PIL import Image
 
 from fastsynth.files import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "bench_"
-SCORES = ("miou", "acc", "ap", "pro", "false_alarm")
+SCORES = ("miou", "miou_imagewise", "acc", "ap", "pro", "false_alarm")
+PER_TYPE = {
+    "miou": "Difference to the real arm in IoU per defect type, in points:",
+    "miou_imagewise": "The same with imagewise IoU:",
+}
 
 
 def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
@@ -49,10 +53,7 @@ def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
         "",
         *per_defect(arms),
         "",
-        "Difference to the real arm in IoU per defect type, in points:",
-        "",
-        *_per_type([d for d in result["differences"] if d["baseline"] == "real" and d["defect"] is not None]),
-        "",
+        *(line for metric, title in PER_TYPE.items() for line in _per_type(result["differences"], metric, title=title)),
         *(f"- {row}: {made['verdict']}" for row, made in result["table"].items()),
         *ending(name, result),
     ]
@@ -92,9 +93,10 @@ def _scores(arms: dict[str, list[dict[str, Any]]], made: dict[str, Any]) -> list
         return [spread([] if value is None else [value], digits=digits) for value, digits in figures]
 
     costs = ["KID", "diversity", "s per image", "training, min", "peak memory, MB"]
+    keys = [key for key in measured(arms) if key in SCORES]
     return table(
-        ["row", *(METRICS[key] for key in SCORES), *costs],
-        ([label, *(percents(rows, key) for key in SCORES), *cost(rows)] for label, rows in arms.items()),
+        ["row", *(METRICS[key] for key in keys), *costs],
+        ([label, *(percents(rows, key) for key in keys), *cost(rows)] for label, rows in arms.items()),
     )
 
 
@@ -118,12 +120,15 @@ def _between_rows(found: list[dict[str, Any]], references: list[str]) -> list[st
     return lines
 
 
-def _per_type(found: list[dict[str, Any]]) -> list[str]:
+def _per_type(differences: list[dict[str, Any]], metric: str, *, title: str) -> list[str]:
+    """Nothing where the metric was not measured."""
+    found = [d for d in differences if d["baseline"] == "real" and d["defect"] is not None and d["metric"] == metric]
     cells: dict[str, dict[str, str]] = {}
     for each in found:
         cells.setdefault(_label(each), {})[each["defect"]] = points(each)
     defects = list(dict.fromkeys(each["defect"] for each in found))
-    return table(["row", *defects], ([label, *(row[d] for d in defects)] for label, row in cells.items()))
+    lines = table(["row", *defects], ([label, *(row[d] for d in defects)] for label, row in cells.items()))
+    return [title, "", *lines, ""] if found else []
 
 
 def take(folder: Path, root: Path = ROOT) -> Path:

@@ -4,7 +4,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-METRICS = {"miou": "mIoU", "acc": "Acc", "f1": "F1", "ap": "AP", "pro": "PRO", "false_alarm": "false alarms"}
+METRICS = {
+    "miou": "mIoU",
+    "miou_imagewise": "mIoU, imagewise",
+    "acc": "Acc",
+    "f1": "F1",
+    "ap": "AP",
+    "pro": "PRO",
+    "false_alarm": "false alarms",
+}
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -23,6 +31,11 @@ def points(found: dict[str, Any]) -> str:
     """A difference in points with its interval; bold when the whole interval lies on one side of zero."""
     text = f"{100 * found['mean']:+.1f} ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
     return f"**{text}**" if found["low"] * found["high"] > 0 else text
+
+
+def measured(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Keys of METRICS that all of these rows have; results from before a metric was made lack it."""
+    return [key for key in METRICS if all(key in row for rows in arms.values() for row in rows)]
 
 
 def percents(rows: Sequence[dict[str, Any]], key: str) -> str:

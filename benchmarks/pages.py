@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_page import PREFIX, bench_page
-from page_parts import METRICS, ending, per_defect, percents, spread, table
+from page_parts import METRICS, ending, measured, per_defect, percents, spread, table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -139,8 +139,9 @@ def overview_page(results: dict[str, dict[str, Any]], remarks: str) -> str:
     rows = []
     for data, result in results.items():
         for found in result["differences"]:
-            beside = found["baseline"] != "real" or (data.startswith(PREFIX) and found["defect"] is not None)
-            if beside or found["metric"] not in ("miou", "pro"):
+            of_types = not data.startswith(PREFIX) and found["metric"] == "miou"
+            beside = found["baseline"] != "real" or (found["defect"] is not None and not of_types)
+            if beside or found["metric"] not in ("miou", "miou_imagewise", "pro"):
                 continue
             if found["low"] * found["high"] > 0:
                 judged = "**gain**" if found["low"] > 0 else "**loss**"
@@ -175,12 +176,13 @@ def scores(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
     def given(rows: list[dict[str, Any]], key: str) -> list[float]:
         return [row[key] for row in rows if row[key] is not None]
 
+    keys = measured(arms)
     return table(
-        ["arm", *METRICS.values(), "training, min", "rendering, s per image", "peak memory, MB"],
+        ["arm", *(METRICS[key] for key in keys), "training, min", "rendering, s per image", "peak memory, MB"],
         (
             [
                 arm,
-                *(percents(rows, key) for key in METRICS),
+                *(percents(rows, key) for key in keys),
                 spread(given(rows, "train_minutes")),
                 spread(given(rows, "seconds_per_image"), digits=2),
                 f"{max(row['peak_memory_mb'] for row in rows):,.0f}",

@@ -21,10 +21,10 @@ from typing import Any, TypedDict
 import numpy as np
 from scipy import stats
 
-from segment.metrics import EMPTY_RULE, FALSE_ALARM_RULE, Metric, Scores, t_quantile
+from segment.metrics import EMPTY_RULE, FALSE_ALARM_RULE, IMAGEWISE_RULE, Metric, Scores, t_quantile
 
 REAL, REAL_AND_SYNTHETIC = "real", "real+synthetic"
-METRICS: tuple[Metric, ...] = ("miou", "acc", "f1", "ap", "pro", "false_alarm")
+METRICS: tuple[Metric, ...] = ("miou", "miou_imagewise", "acc", "f1", "ap", "pro", "false_alarm")
 ENOUGH_SEEDS = 3
 
 
@@ -103,7 +103,7 @@ def results(
         "rows": rows(arms),
         "differences": found,
         "verdict": verdict(found),
-        "rules": {"empty_mask": EMPTY_RULE, "false_alarm": FALSE_ALARM_RULE},
+        "rules": {"empty_mask": EMPTY_RULE, "imagewise": IMAGEWISE_RULE, "false_alarm": FALSE_ALARM_RULE},
     }
 
 
@@ -120,6 +120,7 @@ def rows(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             "samples": arm.samples,
             "threshold": arm.threshold,
             "miou": arm.scores.miou(arm.threshold),
+            "miou_imagewise": arm.scores.miou_imagewise(arm.threshold),
             "acc": arm.scores.acc(arm.threshold),
             "f1": arm.scores.f1(arm.threshold),
             "ap": arm.scores.ap(),
@@ -213,7 +214,7 @@ def difference(
         )
 
     entries = [entry(None, slice(None), _images_behind(scores, metric))]
-    if metric == "miou":
+    if metric in ("miou", "miou_imagewise"):
         for t, defect in enumerate(scores.defects):
             entries.append(entry(defect, slice(t, t + 1), sum(image.defect == defect for image in scores.images)))
     return entries
@@ -313,7 +314,7 @@ def _resample(count: int, resamples: int, rng: np.random.Generator) -> np.ndarra
 
 def _images_behind(scores: Scores, metric: Metric) -> int:
     match metric:
-        case "miou" | "acc" | "f1":
+        case "miou" | "miou_imagewise" | "acc" | "f1":
             return int((~scores.normal).sum())
         case "ap" | "pro":
             return len(scores.images)

@@ -38,9 +38,13 @@ EMPTY_RULE = (
     "false positives. Normal images count in AP, PRO and false alarms, not in mIoU, Acc and F1. "
     "A type without any foreground pixel has nothing to miss: a ratio of 0 to 0, its AP and its PRO count as 1."
 )
+IMAGEWISE_RULE = (
+    "Imagewise mIoU divides image by image before averaging over the images of a type, so that no single image can "
+    "decide a type by its many pixels."
+)
 FALSE_ALARM_RULE = "A normal image is a false alarm when at least one of its pixels is predicted as defect."
 
-Metric = Literal["miou", "acc", "f1", "ap", "pro", "false_alarm"]
+Metric = Literal["miou", "miou_imagewise", "acc", "f1", "ap", "pro", "false_alarm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,7 @@ class Scores:
     """Scores of one segmenter on a test set. All are fractions of 1, foreground only, means over defect types.
 
     With TP, FP, FN summed over the images of a type: IoU = TP/(TP+FP+FN), Acc = TP/(TP+FN), F1 = 2TP/(2TP+FP+FN).
+    Imagewise mIoU is the mean of the images' own IoU, over the images of a type.
     AP and PRO of a type rank the pixels of its images together with those of all normal images.
     A threshold is rounded to the nearest bin edge; `chosen_threshold` returns one.
 
@@ -117,6 +122,9 @@ class Scores:
 
     def miou(self, threshold: float) -> float:
         return float(self.values("miou", threshold).mean())
+
+    def miou_imagewise(self, threshold: float) -> float:
+        return float(self.values("miou_imagewise", threshold).mean())
 
     def acc(self, threshold: float) -> float:
         """Foreground recall."""
@@ -143,8 +151,8 @@ class Scores:
         return float(fp[self.normal].sum() / self._fp[self.normal, -1].sum()) if self.normal.any() else None
 
     def per_defect(self, threshold: float) -> dict[str, dict[str, float]]:
-        """{defect: {iou, acc, f1, ap, pro, images}}."""
-        metrics: tuple[Metric, ...] = ("miou", "acc", "f1", "ap", "pro")
+        """{defect: {iou, iou_imagewise, acc, f1, ap, pro, images}}."""
+        metrics: tuple[Metric, ...] = ("miou", "miou_imagewise", "acc", "f1", "ap", "pro")
         columns = {metric.removeprefix("m"): self.values(metric, threshold)[0] for metric in metrics}
         return {
             defect: {name: float(column[t]) for name, column in columns.items()}
@@ -201,6 +209,8 @@ class Scores:
         if metric == "false_alarm":
             return _ratio(weights @ (self.normal & (fp > 0)), weights @ self.normal)[:, None]
         over_types = np.stack(self._members, axis=1)  # (N, T)
+        if metric == "miou_imagewise":
+            return _ratio(weights @ (_ratio(tp, tp + fp + fn)[:, None] * over_types), weights @ over_types)
         tp, fp, fn = (weights @ (count[:, None] * over_types) for count in (tp, fp, fn))
         match metric:
             case "miou":

@@ -14,6 +14,7 @@ Tone = Literal["helps", "same", "hurts"]
 
 METRICS = {
     "miou": "mIoU",
+    "miou_imagewise": "mIoU, imagewise",
     "acc": "Acc",
     "f1": "F1",
     "ap": "AP",
@@ -327,7 +328,7 @@ def _best(key: str, means: Sequence[float]) -> float | None:
 def _one_defect(row: Row, defect: str) -> dict[str, Any]:
     """The scores of one type, whose IoU stands in the column of the mean over types."""
     scores = row["per_defect"].get(defect, {})
-    return {"miou" if key == "iou" else key: value for key, value in scores.items()}
+    return {f"m{key}" if key.startswith("iou") else key: value for key, value in scores.items()}
 
 
 def _spreads(rows: Sequence[Row]) -> dict[str, Spread]:

@@ -101,6 +101,21 @@ def test_the_page_has_scores_cost_and_intervals_of_every_row():
     assert page.endswith("from `benchmarks/results/bench_tiles.json`.\n")
 
 
+def test_the_page_has_imagewise_scores_where_they_were_measured():
+    rows = [{**row, "miou_imagewise": 0.45} for row in RESULT["rows"]]
+    imagewise = [minus("FAST", "real", 0.02, metric="miou_imagewise", defect=defect) for defect in (None, "crack")]
+    found = RESULT | {"rows": rows, "differences": [*RESULT["differences"], *imagewise]}
+    page = bench_page.bench_page("bench_tiles", found, "")
+    assert "| row | mIoU | mIoU, imagewise | Acc |" in page
+    scores, to_real, *_, gains = cells(page, "FAST")
+    gain = "**+7.0 (+2.0 to +12.0)**"
+    assert (scores[2], to_real[2], gains[1:]) == ("45.0 ± 0.0", gain, [gain])
+    overview = pages.overview_page({"tiles": found}, "")
+    assert "mIoU, imagewise" in overview
+    assert overview.count("crack") == 1
+    assert "imagewise" not in bench_page.bench_page("bench_tiles", RESULT, "")
+
+
 def test_the_overview_has_every_row_against_the_real_arm_and_nothing_else():
     page = pages.overview_page({"bench_tiles": RESULT}, "")
     found = cells(page, "[bench_tiles](bench_tiles.md)")

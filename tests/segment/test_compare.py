@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from segment.compare import (
+    METRICS,
     Arm,
     difference,
     differences,
@@ -110,7 +111,7 @@ def test_no_effect_is_called_so_in_about_95_of_100_studies():
 
 def test_the_same_arm_twice_differs_by_nothing_at_all():
     real, _ = trial(np.random.default_rng(0), gains=dict.fromkeys(TYPES, 0.0))
-    for metric in ("miou", "acc", "f1", "ap", "pro", "false_alarm"):
+    for metric in METRICS:
         for entry in difference(real, real, metric, rng=np.random.default_rng(0), resamples=50):
             assert (entry["mean"], entry["low"], entry["high"]) == (0, 0, 0)
 
@@ -211,7 +212,7 @@ def test_results_hold_every_key_of_the_common_form_and_are_plain_json():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert {"command", "commit", "machine", "data", "rows", "differences", "verdict"} <= found.keys()
     row_keys = (
-        "arm renderer ratio num_inference_steps seed samples miou acc f1 ap pro false_alarm per_defect "
+        "arm renderer ratio num_inference_steps seed samples miou miou_imagewise acc f1 ap pro false_alarm per_defect "
         "seconds_per_image train_minutes peak_memory_mb"
     )
     assert all(set(row_keys.split()) <= row.keys() for row in found["rows"])

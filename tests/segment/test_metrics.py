@@ -1,6 +1,7 @@
 """Histogram scores against slow definitions that look at every pixel and every threshold."""
 
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segment.metrics import BINS, EDGES, ImageScore, Scores, score_image
+from segment.metrics import BINS, EDGES, ImageScore, Metric, Scores, score_image
 
 TYPES = ("crack", "hole")
 
@@ -109,6 +110,39 @@ def test_iou_f1_and_recall_equal_those_of_segmentation_models_pytorch():
     assert ours["iou"] == pytest.approx(float(smp_metrics.iou_score(*stats, reduction="micro")))
     assert ours["f1"] == pytest.approx(float(smp_metrics.f1_score(*stats, reduction="micro")))
     assert ours["acc"] == pytest.approx(float(smp_metrics.recall(*stats, reduction="micro")))
+
+
+def test_imagewise_iou_equals_that_of_segmentation_models_pytorch():
+    smp_metrics = pytest.importorskip("segmentation_models_pytorch.metrics")
+    torch = pytest.importorskip("torch")
+    items = random_test_set(8)
+    by_type = []
+    for defect in TYPES:
+        stats = [
+            smp_metrics.get_stats(
+                torch.from_numpy(probability)[None, None],
+                torch.from_numpy(foreground.astype(int))[None, None],
+                mode="binary",
+                threshold=0.5,
+            )
+            for probability, foreground, of in items
+            if of == defect
+        ]
+        together = [torch.cat(counts) for counts in zip(*stats, strict=True)]
+        by_type.append(float(smp_metrics.iou_score(*together, reduction="micro-imagewise")))
+    scores = scored(items)
+    assert scores.miou_imagewise(0.5) == pytest.approx(np.mean(by_type))
+    assert [scores.per_defect(0.5)[defect]["iou_imagewise"] for defect in TYPES] == pytest.approx(by_type)
+    assert scores.miou_imagewise(0.5) != pytest.approx(scores.miou(0.5))
+
+
+def test_one_image_full_of_false_pixels_costs_imagewise_iou_its_own_share_only():
+    foreground = np.zeros((40, 40), bool)
+    foreground[:2, :2] = True
+    right = np.where(foreground, np.float32(0.9), np.float32(0.1))
+    scores = scored([*[(right, foreground, "pit")] * 9, (np.full_like(right, 0.9), foreground, "pit")])
+    assert scores.miou_imagewise(0.5) == pytest.approx((9 + 4 / 1600) / 10)
+    assert scores.miou(0.5) == pytest.approx(40 / (40 + 1596))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -233,7 +267,7 @@ def test_pictures_of_one_piece_have_no_say():
         assert Scores(images).chosen_threshold() == wanted
 
 
-@given(seed=st.integers(0, 10_000), metric=st.sampled_from(["miou", "acc", "f1", "ap", "pro", "false_alarm"]))
+@given(seed=st.integers(0, 10_000), metric=st.sampled_from(get_args(Metric)))
 @settings(max_examples=40, deadline=None)
 def test_weighting_an_image_equals_repeating_it(seed, metric):
     items = random_test_set(seed)
