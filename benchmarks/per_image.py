@@ -14,7 +14,8 @@ import numpy as np
 from record import record
 
 from fastsynth.config import load_config
-from fastsynth.recipes.judging import is_scored, planned_arms, real_items, train_arm
+from fastsynth.recipes.items import real_items
+from fastsynth.recipes.judging import is_scored, planned_arms, train_arm
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from segment.compare import Arm

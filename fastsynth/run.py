@@ -31,6 +31,7 @@ from fastsynth.files import (
     sha256_json,
     write_json,
 )
+from fastsynth.halo import grow, measure_halo
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.exemplar import Exemplar
 from fastsynth.layouts.masks import RealMask
@@ -196,6 +197,7 @@ class Run:
             exemplar = self._exemplars.get(record.image)
             if exemplar is None:
                 image, foreground = self.read(record)
+                foreground = grow(foreground, self.halo)
                 region = object_region(image)
                 found_object = None if region.all() else region
                 whole = Exemplar(image, foreground, record.category, record.defect, record.mask, region=found_object)
@@ -208,6 +210,13 @@ class Run:
     def training_normals(self) -> list[Record]:
         """Normal images to draw on."""
         return self.records("train", normal=True)
+
+    @cached_property
+    def halo(self) -> int:
+        """Pixels by which masks of samples are wider than an annotator's."""
+        if self.config.data.halo is not None:
+            return self.config.data.halo
+        return measure_halo((record.defect or "", *self.read(record)) for record in self.training_defects())
 
     @property
     def poses(self) -> Poses:
@@ -230,7 +239,7 @@ class Run:
         records: dict[str, list[Record]] = {}
         for record in self.training_defects():
             records.setdefault(record.category, []).append(record)
-        settings = self.config.layouts.model_dump()
+        settings = {**self.config.layouts.model_dump(), "halo": self.halo}
         return {category: LayoutSampler(map(self._real_mask, found), **settings) for category, found in records.items()}
 
     def _real_mask(self, record: Record) -> RealMask:
@@ -260,7 +269,8 @@ class Run:
         """Dotted key → value of all settings that can change the trained weights."""
         poses = {"quarter turns within layouts.rotation_range": list(self.config.layouts.quarter_turns)}
         flip = {"layouts.flip": self.config.layouts.flip}
-        return {"seed": self.config.seed, **_training_settings(self.config.renderer, "renderer"), **poses, **flip}
+        common = {"seed": self.config.seed, "data.halo": self.halo}
+        return {**common, **_training_settings(self.config.renderer, "renderer"), **poses, **flip}
 
     def _refuse_other_model(self) -> None:
         """Raises ValueError when the folder's model, finished or not, comes from other settings."""

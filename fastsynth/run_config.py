@@ -119,6 +119,9 @@ class CompareConfig(Config):
     own_samples: bool = False
     """Every seed learns from samples of its own, an equal part of the store, so that intervals also cover what one
     store owes to chance: a verdict on the renderer. false: all learn from the whole store, a verdict on that store."""
+    min_presence: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Samples are left out of whose mask the real arm's first segmenter finds less than this share, at most half of a
+    type: what nobody sees teaches to see defects where there are none. 0: none is left out."""
 
 
 class RunConfig(Config):

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from fastsynth.augment import A, augment_sample
+from fastsynth.halo import shrink
 from fastsynth.images import read_image, read_mask
 
 
@@ -23,13 +24,15 @@ class TrainingItem:
     """One image to learn from or to validate on.
 
     mask_path: None for a normal image. defect: its type, None for a normal image.
-    synthetic: rendered, as opposed to photographed. group: what the verdict resamples together, e.g. a patient.
+    synthetic: rendered, as opposed to photographed. halo: pixels by which its mask is wider than an annotator's.
+    group: what the verdict resamples together, e.g. a patient.
     """
 
     image_path: Path
     mask_path: Path | None
     defect: str | None
     synthetic: bool = False
+    halo: int = 0
     group: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +61,7 @@ def decode_item(item: TrainingItem) -> DecodedItem:
     image = read_image(item.image_path)
     if item.mask_path is None:
         return DecodedItem(image, np.zeros(image.shape[:2], bool), np.zeros((0, 4), int))
-    foreground = read_mask(item.mask_path)
+    foreground = shrink(read_mask(item.mask_path), item.halo)
     if foreground.shape != image.shape[:2]:
         raise ValueError(
             f"{item.mask_path} is {foreground.shape}, its image {image.shape[:2]}; a mask has its image's size"

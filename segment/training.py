@@ -290,7 +290,7 @@ def _fingerprint(
     """Hash of everything the weights depend on; images by name and size, so that a moved data set stays the same."""
 
     def describe(item: TrainingItem) -> list[Any]:
-        return [item.image_path.name, item.image_path.stat().st_size, item.defect, item.synthetic]
+        return [item.image_path.name, item.image_path.stat().st_size, item.defect, item.synthetic, item.halo]
 
     described = [[describe(item) for item in part] for part in (items, val_items)]
     return sha256_json([config_sha256(config), repr(augmentation), seed, described])

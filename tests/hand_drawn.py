@@ -86,6 +86,7 @@ def fill(
             gate=Gate([], rules=RULES) if gated else None,
             attempts=ATTEMPTS,
             keep_rejected=keep_rejected,
+            halo=0,
             with_truth=gated,
         )
         units = [unit for number, unit in enumerate(UNITS) if shard is None or shard.owns(number)]

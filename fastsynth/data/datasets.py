@@ -40,6 +40,9 @@ class DataConfig(Config):
     """Folder of one MVTec category, of several, or of normal, defects and masks."""
     categories: list[str] | None = None
     """Only these categories; all when left out or empty."""
+    halo: Annotated[int, Field(ge=0, le=8)] | None = None
+    """Pixels by which defects reach beyond their annotated masks: a sample's mask is wider by so many, so that its
+    border can be as soft as a photographed one. null: measured on the training defects."""
     medical: bool = False
     """Pictures of patients: whatever is made from them is stamped as not for clinical use. Volumes that `data import`
     brought in say so themselves."""

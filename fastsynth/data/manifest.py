@@ -205,6 +205,7 @@ def check_line(line: Line) -> None:
     _check_count("seed", line["seed"], 0, 2**63 - 1)
     _check_count("num_inference_steps", line["num_inference_steps"], 0, LARGEST)
     _check_count("attempt", line.get("attempt", 0), 0, MOST_ATTEMPTS)
+    _check_count("halo", line.get("halo", 0), 0, LARGEST)
     _check_instances(line["instances"])
     _check_checks(line["checks"])
     if line.get("truth") is not None:

@@ -7,13 +7,14 @@ Where a part is thin, the distance to its centre line is kept too: a crack of on
 Coordinates are pixel indices, x right, y down; the centre of the upper left pixel is (0, 0).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
 import numpy as np
 from skimage.morphology import skeletonize
 
+from fastsynth.halo import grow
 from fastsynth.types import Warp
 
 PADDING = 16
@@ -213,6 +214,15 @@ def crop_shape(shape: Shape, box: tuple[int, int, int, int]) -> Shape:
     left, top, right, bottom = tight_box(shape.mask[y0:y1, x0:x1])
     mask = np.ascontiguousarray(shape.mask[y0 + top : y0 + bottom, x0 + left : x0 + right])
     return Shape(mask, move_origin(shape.warp, x0 + left, y0 + top), shape.centre, shape.sides)
+
+
+def grow_shape(shape: Shape, halo: int, *, sides: frozenset[str]) -> Shape:
+    """The shape and every pixel within `halo` pixels of it, none beyond `sides` of the frame."""
+    height, width = shape.mask.shape
+    mask, warp = grow(np.pad(shape.mask, halo), halo), move_origin(shape.warp, -halo, -halo)
+    left, right = halo * ("left" in sides), 2 * halo + width - halo * ("right" in sides)
+    top, bottom = halo * ("top" in sides), 2 * halo + height - halo * ("bottom" in sides)
+    return crop_shape(replace(shape, mask=mask, warp=warp), (left, top, right, bottom))
 
 
 def warp_coordinates(

@@ -18,21 +18,28 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 WIDEST_LINE = 4
 """Pixels; more in proportion for lines longer than LONG_LINE."""
 LONG_LINE = 500
+MEAN_WIDTH = 0.8
+"""Width of a drawn line on average, as `thinness_of` finds it, as a share of the widest."""
 BLOB_SIDE = 512
 """The noise of larger blobs is drawn at this size and enlarged: it is smooth."""
 FRACTION_BITS = 4
 """Line ends are drawn at sixteenths of a pixel (`shift` of OpenCV's drawing functions)."""
 
 
-def draw_procedural(kind: Kind, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A shape of the given kind. size: h, w in pixels, at least 1. Returns (h', w') bool, tight."""
+def draw_procedural(
+    kind: Kind, size: tuple[int, int], rng: np.random.Generator, *, thinness: float | None = None
+) -> np.ndarray:
+    """A shape of the given kind. size: h, w in pixels, at least 1. Returns (h', w') bool, tight.
+
+    thinness: width of a line as a share of its length, as `thinness_of` finds it; by default what cracks have.
+    """
     match kind:
         case "blob":
             return blob(size, rng)
         case "crack":
-            return crack(size, rng)
+            return crack(size, rng, thinness=thinness)
         case "scratch":
-            return scratch(size, rng)
+            return scratch(size, rng, thinness=thinness)
         case "pits":
             return pits(size, rng)
         case _:
@@ -52,11 +59,17 @@ def kind_of(part: RealPart) -> Kind:
     if count - 1 >= 3 and areas.max() <= 0.6 * areas.sum():
         return "pits"
     length = float(np.hypot(*mask.shape))
-    width = areas.sum() / length
+    width = thinness_of(part) * length
     if length < 6 * width or width > 1.5 * WIDEST_LINE * _enlarged(length):
         return "blob"
     _, sides, _ = cv2.minAreaRect(cv2.findNonZero(mask))
     return "scratch" if max(sides) + 1 > 8 * (min(sides) + 1) else "crack"
+
+
+def thinness_of(part: RealPart) -> float:
+    """Width of a line (area / length) as a share of its length (diagonal of its box)."""
+    height, width = part.foreground.shape
+    return float(part.foreground.sum() / (height**2 + width**2))
 
 
 def blob(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -83,11 +96,13 @@ def _blob_noise(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return cv2.resize(coarse + np.float32(0.4) * fine, shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def crack(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def crack(size: tuple[int, int], rng: np.random.Generator, *, thinness: float | None = None) -> np.ndarray:
     """A wandering line of 1 to 4 px (more beyond LONG_LINE) with up to three thinner branches."""
     length = float(np.hypot(*size))
     heading = _diagonal(size, rng)
     widest = _enlarged(length) * rng.uniform(1.5, WIDEST_LINE) * min(1.0, length / 60)
+    if thinness is not None:
+        widest = thinness * length / MEAN_WIDTH
     trunk = _walk(np.zeros(2), heading, length, rng)
     lines = [(trunk, _widths(len(trunk), widest, rng))]
     for _ in range(int(rng.integers(0, 4)) if length >= 24 else 0):
@@ -98,7 +113,7 @@ def crack(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return _draw_lines(lines)
 
 
-def scratch(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+def scratch(size: tuple[int, int], rng: np.random.Generator, *, thinness: float | None = None) -> np.ndarray:
     """A slightly curved line that thins out towards both ends."""
     length = float(np.hypot(*size))
     heading = _diagonal(size, rng)
@@ -107,6 +122,8 @@ def scratch(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     along, across = _direction(heading), _direction(heading + np.pi / 2)
     points = length * t[:, None] * along + bow[:, None] * across
     widest = max(1.0, _enlarged(length) * rng.uniform(1, 3) * min(1.0, length / 40))
+    if thinness is not None:
+        widest = max(1.0, thinness * length / MEAN_WIDTH)
     return _draw_lines([(points, 1 + (widest - 1) * np.sqrt(np.sin(np.pi * t).clip(0)))])
 
 

@@ -12,10 +12,11 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from fastsynth.config import Config
+from fastsynth.halo import grow
 from fastsynth.layouts.layout import add_instance
-from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, split_parts
+from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, grow_shape, split_parts
 from fastsynth.layouts.placement import object_region, place
-from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
+from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of, thinness_of
 from fastsynth.layouts.rim import keeps_to_rim
 from fastsynth.layouts.severity import size_factor
 from fastsynth.types import Layout, Warp
@@ -122,6 +123,7 @@ class LayoutSampler:
         same_class: bool,
         source_position_share: float,
         position_jitter: float,
+        halo: int = 0,
     ) -> None:
         parts: dict[str, list[RealPart]] = {}
         for mask in real_masks:
@@ -143,6 +145,7 @@ class LayoutSampler:
         self.same_class = same_class
         self.source_position_share = source_position_share
         self.position_jitter = position_jitter
+        self.halo = halo
 
     def draw(
         self,
@@ -236,9 +239,15 @@ class LayoutSampler:
         if rng.random() < self.procedural_share and not part.sides:
             scale = shrink * np.exp(rng.uniform(*np.log(self.scale_range)))
             height, width = np.maximum(1, np.rint(scale * np.array(part.foreground.shape))).astype(int)
-            kind = self._kind(defect, kind_of(part), rng)
-            near = part.relative_centre if stays else None
-            return _Candidate(draw_procedural(kind, (height, width), rng), f"procedural:{kind}", near=near)
+            alike = kind_of(part)
+            kind = self._kind(defect, alike, rng)
+            return self._made_up(
+                kind,
+                (height, width),
+                rng,
+                near=part.relative_centre if stays else None,
+                thinness=thinness_of(part) if kind == alike else None,
+            )
         shape = draw_real(
             part,
             rng=rng,
@@ -250,7 +259,7 @@ class LayoutSampler:
             frame=size,
         )
         sides = _sides_within(shape, size, rng) if seated else frozenset()
-        shape = seat(shape, sides, size)
+        shape = grow_shape(seat(shape, sides, size), self.halo, sides=sides)
         near = shape.centre if stays else None
         return _Candidate(shape.mask, part.source, warp=shape.warp, near=near, sides=sides)
 
@@ -260,7 +269,20 @@ class LayoutSampler:
         across = shrink * min(size) * rng.uniform(*UNKNOWN_SIZE, 2)
         height, width = np.maximum(1, np.rint(across)).astype(int)
         kind = self._kind(defect, KINDS[int(rng.integers(len(KINDS)))], rng)
-        return _Candidate(draw_procedural(kind, (height, width), rng), f"procedural:{kind}")
+        return self._made_up(kind, (height, width), rng)
+
+    def _made_up(
+        self,
+        kind: Kind,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        *,
+        near: tuple[float, float] | None = None,
+        thinness: float | None = None,
+    ) -> _Candidate:
+        drawn = draw_procedural(kind, size, rng, thinness=thinness)
+        mask = grow(np.pad(drawn, self.halo), self.halo)
+        return _Candidate(mask, f"procedural:{kind}", near=near)
 
     def _kind(self, defect: str, default: Kind, rng: np.random.Generator) -> Kind:
         """One of the configured kinds of this defect type, else `default`."""

@@ -18,7 +18,7 @@ from fastsynth.files import read_json, sha256_file, write_json
 from fastsynth.recipes.bench_sheet import draw_bench_sheet
 from fastsynth.recipes.evaluating import MEASURED, QUALITY_FILE, evaluate
 from fastsynth.recipes.filtering import all_drawn
-from fastsynth.recipes.judging import about, is_scored, planned_arms, real_segmenter, train_arms
+from fastsynth.recipes.judging import about, is_scored, look_at_samples, planned_arms, real_segmenter, train_arms
 from fastsynth.recipes.rendering import generate, require_sound_store, train_renderer
 from fastsynth.recipes.speed import GENERATION
 from fastsynth.recipes.trained import TRAINED
@@ -102,6 +102,7 @@ def _fill(run: Run, real: Run, rows: Mapping[str, Run]) -> None:
     require_sound_store(run)
     if not _is_measured(run):
         evaluate(run, segmenter=real_segmenter(real))
+    look_at_samples(run, real_segmenter(real))
     train_arms(run, planned_arms(run)[1:])
 
 

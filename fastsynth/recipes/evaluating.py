@@ -14,9 +14,9 @@ import torch
 
 from fastsynth.data.datasets import Record
 from fastsynth.data.export.folder import inside
-from fastsynth.data.manifest import dump_line
 from fastsynth.data.store import MANIFEST, read_manifest
-from fastsynth.files import atomic_write, sha256_file, write_json
+from fastsynth.files import sha256_file, write_json
+from fastsynth.halo import grow
 from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate_measures import SEEN_SHARE, change
 from fastsynth.quality.image_metrics import (
@@ -35,14 +35,14 @@ from fastsynth.quality.image_metrics import (
     trunk_features,
 )
 from fastsynth.quality.truthfulness import truth
-from fastsynth.recipes.judging import presence, real_segmenter
+from fastsynth.recipes.judging import real_segmenter
+from fastsynth.recipes.presence import presence
 from fastsynth.run import Run
 from fastsynth.types import COMBINED
 
 QUALITY_FILE = "quality.json"
 MEASURED = "manifest_sha256"
 """Key of quality.json: of which samples the figures are."""
-PRESENCE_FILE = "presence.jsonl"
 FEWEST = 4
 """Defects below which a type's distances say nothing."""
 SEEN_CHANGE = 2
@@ -83,7 +83,7 @@ def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
     stored = list(read_manifest(run.store_folder))
     segmenter = segmenter or real_segmenter(run)
     real: list[list[Record]] = [run.records(part, normal=False) for part in ("train", "test")]
-    types, found_lines = {}, []
+    types = {}
     for defect in [*sorted({record.defect or "" for record in run.training_defects()}), COMBINED]:
         lines = [line for line in stored if line["defect"] == defect]
         if len(lines) < FEWEST:
@@ -96,10 +96,6 @@ def _evaluate(run: Run, *, most: int, segmenter: Path | None) -> dict[str, Any]:
         if segmenter is not None:
             scores = presence(run, chosen, segmenter)
             types[defect] |= {f"presence_{key}": float(np.mean([s[key] for s in scores])) for key in scores[0]}
-            found_lines += [{"id": line["id"], **score} for line, score in zip(chosen, scores, strict=True)]
-    if found_lines:
-        found_lines.sort(key=lambda line: str(line["id"]))
-        atomic_write(run.folder / PRESENCE_FILE, b"".join(map(dump_line, found_lines)))
     measured = sha256_file(run.store_folder / MANIFEST)
     found = {"types": types, "mean": _mean(types), "names": NAMES, MEASURED: measured}
     write_json(run.folder / QUALITY_FILE, found)
@@ -136,7 +132,7 @@ def _measure(
         return found
     for name, records in (("known", known_records), ("unseen", unseen_records)):
         if records:
-            crops[name] = _crops(run.read(record) for record in records)
+            crops[name] = _crops(_with_halo(run, record) for record in records)
     nearest = nearest_distance(crops["made"], crops["known"])
     found |= {
         "inception_score": inception_score(class_probabilities(crops["made"])),
@@ -158,6 +154,11 @@ def _measure(
 def _crops(pairs: Iterable[Pair]) -> Crops:
     parts = [defect_crops([image], [foreground]) for image, foreground in pairs]
     return Crops(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _with_halo(run: Run, record: Record) -> Pair:
+    image, foreground = run.read(record)
+    return image, grow(foreground, run.halo)
 
 
 def _sample(run: Run, line: dict[str, Any]) -> Pair:

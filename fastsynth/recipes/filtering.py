@@ -48,8 +48,8 @@ class Filling:
     """Settles the ids of a store or of one shard, unit by unit; what the gate refuses is drawn again.
 
     source_sha256: path → hash of the backgrounds. gate: None keeps everything, then there is one attempt.
-    attempts: drawings of one id before it is given up. with_truth: write what `quality.truthfulness` measures into the
-    manifest. made: how many samples were drawn and judged.
+    attempts: drawings of one id before it is given up. halo: of the masks, goes into the manifest. with_truth: write
+    what `quality.truthfulness` measures into it, too. made: how many samples were drawn and judged.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class Filling:
         gate: Gate | None,
         attempts: int,
         keep_rejected: bool,
+        halo: int,
         with_truth: bool,
     ) -> None:
-        self.store, self.source_sha256, self.gate = store, source_sha256, gate
+        self.store, self.source_sha256, self.gate, self.halo = store, source_sha256, gate, halo
         self.attempts, self.with_truth = attempts if gate is not None else 1, with_truth
         self.stored: dict[int, int] = {}
         self.rejects: Rejects | None = None
@@ -171,7 +172,7 @@ class Filling:
                 return False
             measures = verdict.measures
         if sample_id not in self.stored:
-            extra: dict[str, Any] = {"attempt": attempt}
+            extra: dict[str, Any] = {"attempt": attempt, "halo": self.halo}
             if self.with_truth:
                 extra["truth"] = truth(case.change, case.source, case.image, sample.layout.instance_map())
             line = self.store.write(

@@ -1,7 +1,7 @@
 """From a store to a verdict: segmenters with and without synthetic data, scored on the frozen test part."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from fastsynth.data.export.folder import inside
-from fastsynth.data.split import Part
 from fastsynth.data.store import read_manifest
 from fastsynth.environment import environment, reset_peak_memory, stage_peak_mb
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
@@ -20,13 +18,14 @@ from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
 from fastsynth.parallel import main_first
 from fastsynth.processes import process_count
 from fastsynth.recipes.fast import device_of
+from fastsynth.recipes.items import real_items, synthetic_items
+from fastsynth.recipes.presence import presence, present_lines
 from fastsynth.recipes.speed import GENERATION
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig, renderer_name
 from fastsynth.side_by_side import Report, shares, work_side_by_side
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
 from segment.config import SegmentConfig
-from segment.data import TrainingItem
 from segment.metrics import Scores
 from segment.models import load_segmenter
 from segment.predict import predict
@@ -60,35 +59,6 @@ def planned_arms(run: Run) -> list[ArmPlan]:
     arms = [ArmPlan(REAL, None, 0.0)]
     arms += [ArmPlan(REAL_AND_SYNTHETIC, ratio, ratio / (1 + ratio)) for ratio in settings.ratios]
     return [*arms, ArmPlan(SYNTHETIC, None, 1.0)] if settings.synthetic_only else arms
-
-
-def real_items(run: Run, part: Part) -> list[TrainingItem]:
-    """Defect and normal images of one part of the split."""
-    records = [*run.records(part, normal=False), *run.records(part, normal=True)]
-    return [
-        TrainingItem(
-            image_path=run.path(record.image),
-            mask_path=None if record.mask is None else run.path(record.mask),
-            defect=record.defect,
-            group=run.dataset.group_of(record),
-        )
-        for record in records
-    ]
-
-
-def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[TrainingItem]:
-    """Samples of the store, by their manifest lines; none of their images is a test image, by content."""
-    chosen = list(lines)
-    run.check_stored(chosen)
-    return [
-        TrainingItem(
-            image_path=inside(run.store_folder, line["image"]),
-            mask_path=inside(run.store_folder, line["mask"]),
-            defect=line["defect"],
-            synthetic=True,
-        )
-        for line in chosen
-    ]
 
 
 def own_lines(lines: Iterable[dict[str, Any]], *, seed: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -142,10 +112,21 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
 
 def train_arms(run: Run, plans: Sequence[ArmPlan]) -> list[Arm]:
     """The segmenters of these arms, every seed; the folder is taken only while one of them is missing."""
-    cells = [(plan, seed) for plan in plans for seed in run.config.compare.seeds]
+    cells = _cells(run, plans)
     finished = all(is_scored(run, plan, seed=seed) for plan, seed in cells)
     with nullcontext() if finished else run.stage("compare"):
         return _train_cells(run, cells)
+
+
+def look_at_samples(run: Run, segmenter: Path | None) -> None:
+    """What `segmenter` finds of the store's samples, for `compare.min_presence`, before arms are trained on them."""
+    if run.config.compare.min_presence > 0:
+        with main_first(cpu=device_of(run).type == "cpu"):
+            presence(run, list(read_manifest(run.store_folder)), segmenter)
+
+
+def _cells(run: Run, plans: Sequence[ArmPlan]) -> list[tuple[ArmPlan, int]]:
+    return [(plan, seed) for plan in plans for seed in run.config.compare.seeds]
 
 
 def _train_cells(run: Run, cells: Sequence[tuple[ArmPlan, int]]) -> list[Arm]:
@@ -173,8 +154,10 @@ def is_scored(run: Run, plan: ArmPlan, *, seed: int) -> bool:
 def compare(run: Run) -> dict[str, object]:
     """Train what is missing, write metrics.json, return its content; the verdict is under "verdict"."""
     with run.stage("compare"):
-        cells = [(plan, seed) for plan in planned_arms(run) for seed in run.config.compare.seeds]
-        arms = _train_cells(run, cells)
+        real, *others = planned_arms(run)
+        arms = _train_cells(run, _cells(run, [real]))
+        look_at_samples(run, real_segmenter(run))
+        arms += _train_cells(run, _cells(run, others))
     found = results(arms, rng=np.random.default_rng(run.config.seed), **about(run))
     write_json(run.folder / "metrics.json", found)
     return found
@@ -198,16 +181,6 @@ def real_segmenter(run: Run) -> Path | None:
     """The first segmenter of the real arm, which has seen no synthetic image; None when it is not trained yet."""
     folder = _folder(run, planned_arms(run)[0], seed=run.config.compare.seeds[0])
     return folder / SEGMENTER if (folder / SCORES).is_file() else None
-
-
-def presence(run: Run, lines: Sequence[Mapping[str, Any]], segmenter: Path) -> list[dict[str, float]]:
-    """{iou, acc} of every sample: what of its mask a segmenter finds that was trained without the store.
-
-    lines: of the manifest. segmenter: folder of a saved one, at whose own threshold it is asked.
-    """
-    judge, settings = load_segmenter(segmenter), run.config.segment
-    scores = score_items(judge.model, synthetic_items(run, lines), tile=settings.tile, overlap=settings.overlap)
-    return scores.per_image(judge.threshold)
 
 
 def evaluate_segmenter(run: Run, folder: Path) -> dict[str, dict[str, float]]:
@@ -244,6 +217,8 @@ def _folder(run: Run, plan: ArmPlan, *, seed: int) -> Path:
 def _lines(run: Run, *, seed: int) -> list[dict[str, Any]]:
     """Of the manifest, what the segmenter of this seed learns from."""
     lines, settings = list(read_manifest(run.store_folder)), run.config.compare
+    if settings.min_presence > 0:
+        lines = present_lines(lines, presence(run, lines, real_segmenter(run)), least=settings.min_presence)
     return own_lines(lines, seed=seed, seeds=settings.seeds) if settings.own_samples else lines
 
 

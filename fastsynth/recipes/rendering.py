@@ -181,6 +181,7 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
             gate=open_gate(run) if settings.enabled else None,
             attempts=settings.attempts,
             keep_rejected=settings.keep_rejected,
+            halo=run.halo,
             # the gate looks at the change anyway; without it only networks that may ignore a layout are worth it
             with_truth=settings.enabled
             or any(isinstance(one, CRNConfig | Pix2PixHDConfig) for one in singles(run.config.renderer)),

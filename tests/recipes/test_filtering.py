@@ -145,7 +145,7 @@ def test_ids_that_were_given_up_are_told(tmp_path, data_root):
         hashes = {SOURCE: sha256_file(data_root / SOURCE)}
         gate = Gate([], rules=RULES)
         filling = Filling(
-            store, source_sha256=hashes, gate=gate, attempts=ATTEMPTS, keep_rejected=False, with_truth=False
+            store, source_sha256=hashes, gate=gate, attempts=ATTEMPTS, keep_rejected=False, halo=0, with_truth=False
         )
         filling.settle(UNITS[0], drawer(data_root), count=8)
         with pytest.warns(UserWarning, match="refused every drawing of 1 of 8 samples"):
@@ -159,7 +159,9 @@ def test_a_store_that_stays_empty_is_a_failed_check(tmp_path, data_root):
     with Store.open(tmp_path / "store", identity=IDENTITY) as store:
         hashes = {SOURCE: sha256_file(data_root / SOURCE)}
         gate = Gate([], rules=never)
-        filling = Filling(store, source_sha256=hashes, gate=gate, attempts=1, keep_rejected=False, with_truth=False)
+        filling = Filling(
+            store, source_sha256=hashes, gate=gate, attempts=1, keep_rejected=False, halo=0, with_truth=False
+        )
         filling.settle(UNITS[0], drawer(data_root), count=4)
         with pytest.raises(CheckFailedError, match=r"every drawing of 4 of 4 samples \(no visible defect 4\)"):
             filling.finish(count=4)
@@ -222,7 +224,7 @@ def filled_run(tiny_tree, tmp_path) -> Run:
     del identity["gate"]
     with Store.open(run.store_folder, identity=identity) as store:
         filling = Filling(
-            store, source_sha256=run.split.sha256, gate=None, attempts=1, keep_rejected=True, with_truth=False
+            store, source_sha256=run.split.sha256, gate=None, attempts=1, keep_rejected=True, halo=0, with_truth=False
         )
         filling.settle([0, 1, 2, 3], draw, count=4)
         filling.finish(count=4)
