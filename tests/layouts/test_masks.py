@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsynth.images import read_mask
-from fastsynth.layouts.masks import RealMask, crop_shape, draw_real, split_parts, tight_box, warp_coordinates
+from fastsynth.layouts.masks import (
+    RealMask,
+    crop_shape,
+    draw_real,
+    grow_shape,
+    split_parts,
+    tight_box,
+    warp_coordinates,
+)
 from fastsynth.types import Warp
 
 TILES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile" / "ground_truth"
@@ -157,6 +165,20 @@ def test_cropping_a_shape_keeps_its_pixels_on_the_same_source():
     np.testing.assert_array_equal(shape.mask[y : y + h, x : x + w], cropped.mask)
     for old, new in zip(before, after, strict=True):
         np.testing.assert_allclose(old[y : y + h, x : x + w], new, atol=1e-3)
+
+
+@pytest.mark.parametrize("sides", [frozenset(), frozenset({"left"}), frozenset({"top", "right"})])
+def test_growing_a_shape_keeps_its_pixels_on_the_same_source_and_its_sides_on_the_frame(sides):
+    (part,) = split_parts(real(ellipse()))
+    shape = draw_real(part, rng=np.random.default_rng(3), **{**UNCHANGED, "elastic": 0.1})
+    grown = grow_shape(shape, 3, sides=sides)
+    left, top = 3 * ("left" not in sides), 3 * ("top" not in sides)
+    h, w = shape.mask.shape
+    assert grown.mask.shape == (h + 6 - 3 * ("top" in sides), w + 6 - 3 * ("right" in sides) - 3 * ("left" in sides))
+    assert grown.mask[top : top + h, left : left + w][shape.mask].all()
+    before, after = warp_coordinates(shape.warp, (h, w)), warp_coordinates(grown.warp, grown.mask.shape)
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(new[top : top + h, left : left + w], old, atol=1e-3)
 
 
 def test_a_stretched_shape_is_the_real_one_seen_through_its_warp():

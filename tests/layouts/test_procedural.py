@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsynth.layouts.masks import RealPart, tight_box
-from fastsynth.layouts.procedural import KINDS, blob, draw_procedural, kind_of
+from fastsynth.layouts.procedural import KINDS, blob, draw_procedural, kind_of, thinness_of
 
 sizes = st.tuples(st.integers(1, 120), st.integers(1, 120))
 
@@ -47,6 +47,17 @@ def test_lines_are_thin():
             mask = draw_procedural(kind, (100, 60), np.random.default_rng(seed))
             inner = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
             assert 2 * inner.max() <= 2 * widest  # twice: branches meet
+
+
+@pytest.mark.parametrize("kind", ["crack", "scratch"])
+@pytest.mark.parametrize("size", [(20, 25), (70, 60), (140, 90)])
+def test_lines_are_as_thin_as_the_real_one_they_are_like(kind, size):
+    wanted = 0.12
+    drawn = [
+        thinness_of(part_of(draw_procedural(kind, size, np.random.default_rng(seed), thinness=wanted)))
+        for seed in range(30)
+    ]
+    assert 0.75 * wanted <= np.median(drawn) <= 1.35 * wanted
 
 
 @pytest.mark.parametrize("kind", ["blob", "scratch"])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsynth.config import parse_config
+from fastsynth.halo import grow
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.masks import RealMask, RealPart, tight_box, warp_coordinates
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, free_outline, part_weights
@@ -66,6 +67,26 @@ def test_layouts_hold_their_laws(seed, defect, same_class, rotation):
             assert instance.shape_source.startswith("procedural:")
         else:
             assert instance.shape_source == instance.warp.source
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), defect=st.sampled_from(["dent", "never seen"]))
+def test_a_halo_lies_around_the_same_shape(seed, defect):
+    bare, wide = (
+        sampler(halo=halo, margin=4).draw(BACKGROUND, "good/1.png", "plate", defect, np.random.default_rng(seed))
+        for halo in (0, 2)
+    )
+    inner, outer = bare.instances[0], wide.instances[0]
+    assert np.array_equal(outer.mask, grow(np.pad(inner.mask, 2), 2))
+    assert outer.shape_source == inner.shape_source
+
+
+def test_with_a_halo_a_break_still_lies_on_the_frame():
+    drawing = sampler(halo=2, flip=False, rotation_range=(0, 0), procedural_share=0.0, source_position_share=1.0)
+    for seed in range(10):
+        layout = drawing.draw(BACKGROUND, "good/1.png", "plate", "break", np.random.default_rng(seed))
+        assert layout.instances[0].left == 0
+        assert layout.instances[0].mask[:, 0].sum() > 10
 
 
 def test_the_order_of_draws_changes_nothing():
