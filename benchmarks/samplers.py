@@ -51,7 +51,7 @@ from fastsynth.quality.image_metrics import (
     trunk_features,
 )
 from fastsynth.recipes import fast
-from fastsynth.recipes.judging import planned_arms, train_arm
+from fastsynth.recipes.judging import look_at_samples, planned_arms, real_segmenter, train_arm
 from fastsynth.recipes.layouts import draw_layouts
 from fastsynth.recipes.rendering import UNIT, generate
 from fastsynth.run import Run
@@ -155,6 +155,7 @@ class Study:
         real, *others = planned_arms(self.run)
         seeds = self.run.config.compare.seeds
         arms = [train_arm(self.run, real, seed=seed) for seed in seeds]
+        look_at_samples(run, real_segmenter(self.run))
         arms += [train_arm(run, p, seed=seed) for p in others if p.arm == REAL_AND_SYNTHETIC for seed in seeds]
         about = environment()
         judged = results(
