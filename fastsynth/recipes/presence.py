@@ -18,6 +18,7 @@ from segment.models import load_segmenter
 from segment.training import score_items
 
 PRESENCE_FILE = "presence.jsonl"
+ENTRY_KEYS = {"id", "image_sha256", "segmenter_sha256", "iou", "acc"}
 MOST_LEFT_OUT = 0.5
 """Share of a type's samples: where a segmenter finds less than that of them, it may know too little itself."""
 
@@ -68,7 +69,8 @@ def present_lines(
 
 
 def _read(run: Run, judge: str | None) -> dict[str, dict[str, Any]]:
-    """Hash of a sample's picture to its entry; of this segmenter alone, unless that is None."""
+    """Hash of a sample's picture to its entry; of this segmenter alone, unless that is None. Others are asked again."""
     path = run.folder / PRESENCE_FILE
     entries = [parse_json(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
-    return {entry["image_sha256"]: entry for entry in entries if judge in (None, entry["segmenter_sha256"])}
+    whole = [entry for entry in entries if isinstance(entry, dict) and entry.keys() >= ENTRY_KEYS]
+    return {entry["image_sha256"]: entry for entry in whole if judge in (None, entry["segmenter_sha256"])}

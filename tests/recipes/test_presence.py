@@ -57,6 +57,7 @@ def test_arms_learn_from_what_is_found_alone(run):
 def test_what_was_found_once_is_read_and_not_looked_for_again(run, whole_run, monkeypatch):
     lines = list(read_manifest(run.store_folder))
     segmenter = whole_run.folder / "segment" / "real" / "seed-0" / "segmenter"
+    (run.folder / PRESENCE_FILE).write_text('{"acc": 1.0, "id": "000000"}\n')  # of an earlier version
     first = presence(run, lines, segmenter)
     assert presence(run, lines[:3], None) == first[:3]
     monkeypatch.setattr("fastsynth.recipes.presence.score_items", None)
