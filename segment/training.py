@@ -328,14 +328,15 @@ def _finish(model: SegmentationModel, progress: Progress, folder: Path, *, augme
 
 @contextmanager
 def _worker_errors(folder: Path) -> Iterator[None]:
-    """A worker that died, of too little memory as a rule, is no fault of the program."""
+    """A worker that died, of too little memory as a rule and maybe while it is heard, is no fault of the program."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        said = str(error) if isinstance(error, RuntimeError) else f"DataLoader worker is gone ({error})."
         raise ChildProcessError(
-            f"{folder}: {error} Lower segment.num_workers if memory is short; the same command continues"
+            f"{folder}: {said} Lower segment.num_workers if memory is short; the same command continues"
         ) from error
 
 

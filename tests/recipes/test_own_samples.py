@@ -43,6 +43,7 @@ def test_what_cannot_be_dealt_is_said(count, seed, message):
 
 def test_a_verdict_of_own_samples_says_how_many_each_segmenter_had(copied_run):
     settings = [f"output={copied_run.folder}", "compare.own_samples=true", "compare.seeds=[0, 1]"]
+    settings.append("compare.min_presence=0")
     run = Run(load_config(RunConfig, copied_run.config, settings))
     rows = compare(run)["rows"]
     assert [(row["arm"], row["seed"], row["samples"]) for row in rows] == [

@@ -52,7 +52,8 @@ def test_metrics_have_the_documented_form(metrics):
     synthetic = metrics["rows"][1]
     assert (synthetic["renderer"], synthetic["ratio"], synthetic["num_inference_steps"]) == ("fast", 1.0, 2)
     assert synthetic["seconds_per_image"] > 0
-    assert [row["samples"] for row in metrics["rows"]] == [None, 10]
+    assert metrics["rows"][0]["samples"] is None
+    assert 5 <= synthetic["samples"] <= 10  # those that the real arm's segmenter does not find are left out
     assert {difference["metric"] for difference in metrics["differences"]} >= {"miou", "miou_imagewise", "acc"}
     for difference in metrics["differences"]:
         assert difference.keys() >= set(DIFFERENCE.split())
