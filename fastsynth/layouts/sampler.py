@@ -103,6 +103,7 @@ class LayoutSampler:
 
     real_masks: of the training part only; taken one after the other, empty ones are skipped. A defect type without
     any is drawn procedurally.
+    halo: pixels by which drawn shapes are grown, see `fastsynth.halo`.
     """
 
     def __init__(
