@@ -4,15 +4,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-METRICS = {
-    "miou": "mIoU",
-    "miou_imagewise": "mIoU, imagewise",
-    "acc": "Acc",
-    "f1": "F1",
-    "ap": "AP",
-    "pro": "PRO",
-    "false_alarm": "false alarms",
-}
+from fastsynth.report import summary
+
+METRICS = summary.METRICS | {"false_alarm": "false alarms"}
+"""Names of the report, as they stand in a sentence."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

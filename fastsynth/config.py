@@ -220,3 +220,12 @@ def _config_classes(annotation: Any) -> list[type[Config]]:
     if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict) or get_args(annotation):
         return [found for part in get_args(annotation) for found in _config_classes(part)]
     return []
+
+
+def dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Nested mappings as one, with keys like `renderer.base.token_width`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}.{key}"
+        flat |= dotted(value, name) if isinstance(value, dict) else {name: value}
+    return flat

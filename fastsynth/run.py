@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from fastsynth.config import dump_config
+from fastsynth.config import dotted, dump_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
 from fastsynth.data.duplicates import Looks
 from fastsynth.data.split import LeakGuard, Part, Split, SplitConfig, make_split
@@ -394,12 +394,3 @@ def _training_settings(renderer: SingleConfig | HybridConfig, prefix: str) -> di
     for name, settings in trained.items():
         found |= _training_settings(settings, f"{prefix}.parts.{name}")
     return found
-
-
-def dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested mappings as one, with keys like `renderer.base.token_width`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}.{key}"
-        flat |= dotted(value, name) if isinstance(value, dict) else {name: value}
-    return flat

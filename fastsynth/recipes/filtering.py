@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fastsynth.config import dotted
 from fastsynth.data.export.folder import inside
 from fastsynth.data.identity import IDENTITY, read_identity
 from fastsynth.data.manifest import MANIFEST, dump_line, parse_line, read_manifest, shard_files
@@ -27,7 +28,7 @@ from fastsynth.quality.gate_config import GateConfig
 from fastsynth.quality.gate_measures import BITS
 from fastsynth.quality.truthfulness import truth
 from fastsynth.recipes.rejects import Rejects, refused_attempts
-from fastsynth.run import Run, dotted
+from fastsynth.run import Run
 from fastsynth.types import Sample
 
 Draw = Callable[[Sequence[int], int], list[Sample]]

@@ -218,8 +218,11 @@ def _lines(run: Run, *, seed: int) -> list[dict[str, Any]]:
     """Of the manifest, what the segmenter of this seed learns from."""
     lines, settings = list(read_manifest(run.store_folder)), run.config.compare
     if settings.min_presence > 0:
-        run.check_stored(lines)  # those that are left out, too: a test image in the store is never passed over
-        lines = present_lines(lines, presence(run, lines, real_segmenter(run)), least=settings.min_presence)
+        kept = present_lines(lines, presence(run, lines, real_segmenter(run)), least=settings.min_presence)
+        ids = {line["id"] for line in kept}
+        # a test image is refused in what is left out, too; what is kept is checked when it becomes items
+        run.check_stored(line for line in lines if line["id"] not in ids)
+        lines = kept
     return own_lines(lines, seed=seed, seeds=settings.seeds) if settings.own_samples else lines
 
 
