@@ -1,4 +1,4 @@
-"""The sampler study: python benchmarks/samplers.py RUN.yaml 200
+"""The sampler study: python benchmarks/samplers.py RUN.yaml 200 [key.sub=value …]
 
 Draws the same 200 layouts with the same seeds in every cell of `sampler_cells.CELLS`, with the model that `fastsynth
 run` or `fastsynth train RUN.yaml` has left, and measures
@@ -292,6 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The sampler study of one trained run.")
     parser.add_argument("config", type=Path)
     parser.add_argument("count", type=int, help=f"images per cell, a multiple of {UNIT}")
+    parser.add_argument("changes", nargs="*", metavar="key.sub=value", help="settings in place of the file's")
     parser.add_argument("--only", default="*", metavar="PATTERN")
     parser.add_argument("--list", action="store_true", dest="lists")
     parser.add_argument("--miou", action="store_true")
@@ -307,11 +308,11 @@ def main() -> None:
             f"{len(cells)} cells, {sum(seconds(cell) for cell in cells) * arguments.count / 3600:.1f} hours of drawing"
         )
         return
-    run = Run(load_config(RunConfig, arguments.config))
+    run = Run(load_config(RunConfig, arguments.config, arguments.changes))
     study = Study(run, count=arguments.count)
     if study.settings.training.farm_share == 0 and any(cell.farm != "off" for cell in cells):
         parser.error(
-            "cells with FARM need a model trained for it: set renderer.training.farm_share to 0.5, train again"
+            "cells with FARM need a model trained for it: append renderer.training.farm_share=0.5, train so, too"
         )
     fill(study, cells, miou=arguments.miou)
     data = run.config.data.root.name
