@@ -18,6 +18,10 @@ from fastsynth.augment import A, augment_sample
 from fastsynth.halo import shrink
 from fastsynth.images import read_image, read_mask
 
+SOURCE_SHARE = 0.5
+"""Of the normal crops that are not hard negatives, those that show where a sample has its defect, but in the photograph
+that it was drawn on. Place and surroundings are then no sign of a defect, as they are in real pictures."""
+
 
 @dataclass(frozen=True)
 class TrainingItem:
@@ -26,6 +30,7 @@ class TrainingItem:
     mask_path: None for a normal image. defect: its type, None for a normal image.
     synthetic: rendered, as opposed to photographed. halo: pixels by which its mask is wider than an annotator's.
     group: what the verdict resamples together, e.g. a patient.
+    source_path: of a synthetic image, the normal photograph it was drawn on, pixel for pixel.
     """
 
     image_path: Path
@@ -34,6 +39,7 @@ class TrainingItem:
     synthetic: bool = False
     halo: int = 0
     group: str | None = None
+    source_path: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.mask_path is None) != (self.defect is None):
@@ -99,7 +105,8 @@ class CropDataset(Dataset):
     Batch b holds the crops b·batch_size … (b + 1)·batch_size - 1: first `normal_share` of them from normal images
     (at least one), then defect crops whose types take turns. A defect crop is cut around a random pixel of a random
     region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies
-    anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any.
+    anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any. While
+    synthetic samples are drawn, `SOURCE_SHARE` of the others lie on a pixel of a sample's defect, in its source.
 
     photographed: the items that are not synthetic.
     hard_negatives: (n, 3) int64, the place of an image in `photographed`, x and y, as `segment.mining` finds them; none
@@ -132,6 +139,7 @@ class CropDataset(Dataset):
         self.normal = [item for item in items if item.defect is None]
         self.photographed = [item for item in items if not item.synthetic]
         self.pools = _pools(items, synthetic_ratio)
+        self.sourced = _sourced(self.pools, self.normal)
         self.defects = sorted(self.pools)
         self.normals_per_batch = max(1, round(batch_size * normal_share)) if normal_share else 0
         self.defects_per_batch = batch_size - self.normals_per_batch
@@ -178,6 +186,10 @@ class CropDataset(Dataset):
             if len(self.hard_negatives) and rng.random() < self.hard_negative_share:
                 place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))].tolist()
                 return self.photographed[place], (x, y)
+            if self.sourced and batch < self.synthetic_batches and rng.random() < SOURCE_SHARE:
+                of_type = self.sourced[rng.integers(len(self.sourced))]
+                sample, source = of_type[rng.integers(len(of_type))]
+                return source, _point_inside(self.cache.load(sample), rng)
             return self.normal[rng.integers(len(self.normal))], None
         turn = batch * self.defects_per_batch + index - self.normals_per_batch
         real, synthetic = self.pools[self.defects[turn % len(self.defects)]]
@@ -190,10 +202,7 @@ class CropDataset(Dataset):
     ) -> tuple[int, int]:
         height, width = decoded.foreground.shape
         if point is None and len(decoded.boxes) and rng.random() >= self.random_share:
-            x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
-            rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
-            pick = rng.integers(len(rows))
-            point = int(x0 + columns[pick]), int(y0 + rows[pick])
+            point = _point_inside(decoded, rng)
         if point is not None:
             # the point lies anywhere in the middle three quarters of the crop
             left, top = (round(place - side * rng.uniform(0.125, 0.875)) for place in point)
@@ -202,6 +211,14 @@ class CropDataset(Dataset):
             # ever show the border that defect crops slide to, and the border itself would pass for a defect
             left, top = (round(size * rng.random() - side / 2) for size in (width, height))
         return _slide_inside(left, side, width), _slide_inside(top, side, height)
+
+
+def _point_inside(decoded: DecodedItem, rng: np.random.Generator) -> tuple[int, int]:
+    """x, y of a random pixel of a random region."""
+    x0, y0, x1, y1 = decoded.boxes[rng.integers(len(decoded.boxes))]
+    rows, columns = np.nonzero(decoded.foreground[y0:y1, x0:x1])
+    pick = rng.integers(len(rows))
+    return int(x0 + columns[pick]), int(y0 + rows[pick])
 
 
 def cut(image: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
@@ -240,6 +257,15 @@ def _pools(
             f"synthetic_ratio is {synthetic_ratio}, but no item is synthetic; generate some or set it to 0"
         )
     return pools
+
+
+def _sourced(
+    pools: dict[str, tuple[list[TrainingItem], list[TrainingItem]]], normal: Sequence[TrainingItem]
+) -> list[list[tuple[TrainingItem, TrainingItem]]]:
+    """Per defect type, synthetic items with the normal item that each was drawn on; types without any are left out."""
+    at = {item.image_path: item for item in normal}
+    found = [[(s, at[s.source_path]) for s in drawn if s.source_path in at] for _, drawn in pools.values()]
+    return [of_type for of_type in found if of_type]
 
 
 def _slide_inside(start: int, side: int, size: int) -> int:

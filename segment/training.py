@@ -290,7 +290,8 @@ def _fingerprint(
     """Hash of everything the weights depend on; images by name and size, so that a moved data set stays the same."""
 
     def describe(item: TrainingItem) -> list[Any]:
-        return [item.image_path.name, item.image_path.stat().st_size, item.defect, item.synthetic, item.halo]
+        named = [item.image_path.name, item.image_path.stat().st_size, item.defect, item.synthetic, item.halo]
+        return [*named, item.source_path.name] if item.source_path else named
 
     described = [[describe(item) for item in part] for part in (items, val_items)]
     return sha256_json([config_sha256(config), repr(augmentation), seed, described])

@@ -34,6 +34,7 @@ def synthetic_items(run: Run, lines: Iterable[Mapping[str, Any]]) -> list[Traini
             defect=line["defect"],
             synthetic=True,
             halo=line.get("halo", 0),
+            source_path=run.path(line["source_image"]),
         )
         for line in chosen
     ]

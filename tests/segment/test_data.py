@@ -1,6 +1,7 @@
 """Laws of the training crops."""
 
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from fastsynth.augment import build_augmentation
 from fastsynth.augment_config import AugmentConfig
-from segment.data import CropDataset, ItemCache, TrainingItem, cut, decode_item, to_tensor
+from segment.data import SOURCE_SHARE, CropDataset, ItemCache, TrainingItem, cut, decode_item, to_tensor
 
 
 def write_item(folder, name, defect=None, *, size=(60, 80), spots=((30, 40),), synthetic=False, dtype=np.uint8):
@@ -103,6 +104,45 @@ def test_the_defect_crops_are_the_same_with_and_without_hard_negatives(items):
     hard.hard_negatives = torch.tensor([[0, 5, 5]])
     for number in (2, 7, 12, 15):
         assert torch.equal(plain[number]["image"], hard[number]["image"])
+
+
+def sample_and_source(folder):
+    """A sample, and the photograph below it, which has a bright pixel in the middle of where the defect is."""
+    picture = np.full((200, 200), 50, np.uint8)
+    picture[120, 33] = 255
+    cv2.imwrite(str(folder / "source.png"), picture)
+    made = write_item(folder, "made", "scratch", size=(200, 200), spots=((119, 32),), synthetic=True)
+    source = TrainingItem(folder / "source.png", None, None)
+    return replace(made, source_path=source.image_path), source
+
+
+def test_normal_crops_show_where_a_sample_has_its_defect_while_samples_are_drawn(tmp_path, items):
+    crops = dataset(
+        [*items, *sample_and_source(tmp_path)],
+        synthetic_ratio=0.5,
+        synthetic_batches=100,
+        hard_negative_share=0.0,
+        zoom=(1.0, 1.0),
+    )
+    normal = [crops[n] for n in range(1600) if n % 8 < 2]
+    assert not any(crop["foreground"].any() for crop in normal)
+    shown = [float(crop["image"].max()) > 0.9 for crop in normal]
+    by_chance = (32 / 200) ** 2 / 4  # the source is one of four normal images, and few of its crops show this pixel
+    assert np.mean(shown[:200]) == pytest.approx(SOURCE_SHARE + (1 - SOURCE_SHARE) * by_chance, abs=0.09)
+    assert np.mean(shown[200:]) < 0.03
+
+
+def test_the_real_arm_knows_nothing_of_samples_and_their_sources(tmp_path, items):
+    made, source = sample_and_source(tmp_path)
+    real, both = dataset([*items, source]), dataset([*items, source, made])
+    for number in range(24):
+        assert torch.equal(real[number]["image"], both[number]["image"])
+
+
+def test_a_sample_on_a_photograph_that_is_no_normal_item_has_no_source(tmp_path, items):
+    made, _ = sample_and_source(tmp_path)
+    crops = dataset([*items, made], synthetic_ratio=0.5)
+    assert {item.image_path for item in drawn(crops, 400) if item.defect is None} == {i.image_path for i in items[:3]}
 
 
 def test_foreground_lies_on_the_defect(items):
