@@ -6,8 +6,8 @@ of training and test defects, and of every run's samples. A scratch or a pit is 
 the mask hides. Recorded in benchmarks/results/contrast.json.
 """
 
+import argparse
 import statistics
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -59,4 +59,6 @@ def main(configs: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("configs", metavar="CONFIG", type=Path, nargs="+")
+    main(parser.parse_args().configs)

@@ -60,7 +60,8 @@ def load_bench(path: Path, overrides: list[str]) -> Table:
     _check_counts(path, runs)
     for name in bench.compare_with:
         if name not in runs:
-            raise ValueError(f"{path}: compare_with names {name!r}, which is no row; wanted one of {', '.join(runs)}")
+            wanted = ", ".join(map(repr, runs))
+            raise ValueError(f"{path}: compare_with names {name!r}, which is no row; wanted one of {wanted}")
     real = parse_config(RunConfig, {**common, "output": str(bench.output / REAL_ROW)}, source=str(source))
     return Table(bench, real, runs)
 

@@ -1,6 +1,7 @@
 """The command line: one verb per stage. Verbs only read arguments, call a recipe, and print what it returns.
 
-Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 ran but a check failed.
+Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 3 ran but a check failed, 130 stopped; the same
+command continues.
 Nothing heavy is imported before a verb runs, so that --help answers at once.
 """
 
@@ -290,7 +291,7 @@ def card(
 
 @config_app.command("show")
 def config_show(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Print the complete configuration, defaults included."""
+    """Print the complete configuration of a run, defaults included."""
     from fastsynth.config import dump_config
 
     typer.echo(dump_config(read_config(config, overrides)), nl=False)
@@ -298,14 +299,14 @@ def config_show(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa:
 
 @config_app.command("check")
 def config_check(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Say whether a configuration is valid."""
+    """Say whether the configuration of a run is valid; what libraries know by name is looked up when it is used."""
     read_config(config, overrides)
     typer.echo(f"{config}: fine")
 
 
 @config_app.command("schema")
 def config_schema() -> None:
-    """Print the JSON schema of a configuration, with a sentence on every key."""
+    """Print the JSON schema of a run's configuration, with a sentence on every key."""
     from fastsynth.run_config import RunConfig
 
     typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))

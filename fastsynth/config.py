@@ -152,7 +152,7 @@ def _parse_yaml(text: str) -> Any:
 def _apply(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     if not separator or not name:
-        raise ValueError(f"override {shown(override)} has no value; write key.sub=value")
+        raise ValueError(f"override {shown(override)} has no {'key' if separator else 'value'}; write key.sub=value")
     *parents, last = name.split(".")
     node = values
     for parent in parents:
@@ -178,6 +178,12 @@ def _explain(kind: type[Config], item: Any) -> str:
     where = _without_tags(kind, where)
     if item["type"] == "missing":
         return f"key {shown('.'.join(where))} is missing; add it"
+    if item["type"] == "union_tag_invalid":
+        context = item["ctx"]
+        wanted = context["expected_tags"].replace("'", "")
+        return f"{'.'.join([*where, 'kind'])}: got {shown(context['tag'])}; wanted one of {wanted}"
+    if item["type"] == "union_tag_not_found":
+        return f"key {shown('.'.join([*where, 'kind']))} is missing; add it"
     message = _one_line(item["msg"].removeprefix("Value error, "))
     return f"{'.'.join(where) or 'config'}: got {shown(item['input'])}; {message}"
 

@@ -1,4 +1,4 @@
-"""A run folder and what is read from it: configuration, data set, split, log. The files are those of product.md 3.
+"""A run folder and what is read from it: configuration, data set, split, log.
 
 A stage that needs an earlier one finds its files here; nothing is passed between stages in memory only, so every
 stage can be run, killed and resumed on its own.
@@ -43,7 +43,8 @@ from fastsynth.processes import process_index
 from fastsynth.run_config import HybridConfig, RunConfig, SingleConfig
 
 FREE_KEYS = {"output", "device", "data", "generate", "segment", "compare"}
-"""Sections that cannot change a sample: the data are hashed by content, and more samples may be added."""
+"""Sections that are no part of what a sample was made from. Of the data the content is hashed, and the halo is told by
+itself; more samples may be added."""
 TRAINING_KEYS = {"kind", "base", "network", "training", "crop_size", "context"}
 """Keys of the section `renderer` on which the trained weights depend; the others may change after training."""
 PARTS_KEY = "renderer.parts."

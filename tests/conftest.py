@@ -53,6 +53,14 @@ def _make_tiny_tree(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def checker() -> Path:
+    """A program of another maker that checks a store: PROGRAM STORE DATA [--split SPLIT.json] [--expect SAMPLES]."""
+    if (program := os.environ.get("FASTSYNTH_CHECKER")) is None:
+        pytest.skip("FASTSYNTH_CHECKER does not name a program that checks stores")
+    return Path(program)
+
+
 @pytest.fixture
 def tiny_tree(tmp_path: Path) -> Path:
     """An MVTec category `tile`: 10 normal images to train, 4 to test, 6 cracks and 6 blobs with masks; 48×40 RGB."""
@@ -62,7 +70,7 @@ def tiny_tree(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def shared_tree(tmp_path_factory) -> Path:
     """The same as `tiny_tree`, once for all tests that only read it."""
-    return _make_tiny_tree(tmp_path_factory.mktemp("shared") / "tile")
+    return _make_tiny_tree(tmp_path_factory.mktemp("data") / "tile")
 
 
 @pytest.fixture

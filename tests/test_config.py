@@ -97,6 +97,18 @@ def test_overrides_win_over_the_file_and_the_last_over_the_first(write):
     assert (config.inner.width, config.maybe, config.sizes, config.name) == (6, Inner(width=7), (3,), "b=c")
 
 
+@pytest.mark.parametrize(
+    ("paint", "message"),
+    [
+        ("{kind: green}", "paint.kind: got 'green'; wanted one of red, blue"),
+        ("{depth: 3}", "key 'paint.kind' is missing; add it"),
+    ],
+)
+def test_a_kind_that_is_unknown_or_missing_is_told_with_those_there_are(write, paint, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(Outer, write(f"name: a\npaint: {paint}"))
+
+
 def test_an_override_alone_is_enough_for_an_empty_file(write):
     assert load_config(Outer, write(""), ["name=a"]).name == "a"
 
@@ -105,7 +117,7 @@ def test_an_override_alone_is_enough_for_an_empty_file(write):
     ("override", "message"),
     [
         ("inner.width", "has no value; write key.sub=value"),
-        ("=3", "has no value; write key.sub=value"),
+        ("=3", "has no key; write key.sub=value"),
         ("name.sub=3", "name is a value, it has no keys below it"),
         ("sizes=[1", "not valid YAML"),
         ("inner.with=3", "did you mean 'width'"),

@@ -24,8 +24,9 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "defects": ((list,), "a list of names"),
     "gate": ((dict,), "an object of settings"),
     "notice": TEXT,
+    "halo": ((int,), "a whole number"),
 }
-OPTIONAL = ("gate", "notice")
+OPTIONAL = ("gate", "notice", "halo")
 
 
 class Identity(TypedDict):
@@ -35,6 +36,7 @@ class Identity(TypedDict):
     defects: class names in the order of their indices; a class-index PNG holds 1 for the first.
     gate: dotted key → value of the gate's settings; absent when every sample was kept.
     notice: what every line and every export must say; absent when the data ask for nothing of the kind.
+    halo: pixels by which the masks are wider than an annotator's; absent when they are not.
     """
 
     config_sha256: str
@@ -45,6 +47,7 @@ class Identity(TypedDict):
     defects: list[str]
     gate: NotRequired[dict[str, Any]]
     notice: NotRequired[str]
+    halo: NotRequired[int]
 
 
 def read_identity(folder: Path) -> Identity:

@@ -178,7 +178,7 @@ def parse_line(raw: bytes) -> Line | None:
 def check_line(line: Line) -> None:
     """Raises ValueError that names the first key whose value is not what the package writes, and what is wanted.
 
-    Keys beyond those of product.md 3 may hold anything, except for those the package reads.
+    Keys beyond `LINE_KEYS` may hold anything, except for those that the package reads.
     """
     if not line.keys() >= LINE_KEYS:
         raise ValueError(f"keys missing: {', '.join(sorted(LINE_KEYS - line.keys()))}")

@@ -1,7 +1,7 @@
 """The compact autoencoder: pictures to whitened latents and back, cheap enough for a CPU.
 
 8× down, `latent_channels` channels. The encoder strides by 4 in its first layer, so that encoding costs little; the
-decoder carries most of the weights, since it must turn slightly wrong latents into coherent texture (fast.md, 9).
+decoder carries most of the weights, since it must turn slightly wrong latents into coherent texture.
 Legend: B batch, H W picture size (multiples of 8), h = H/8, w = W/8, C latent channels.
 """
 

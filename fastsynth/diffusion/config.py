@@ -42,7 +42,7 @@ class BaseConfig(Config):
 
 
 class FASTTrainingConfig(Config):
-    """One joint phase: UNet, FARM and defect tokens (fast.md 2.3)."""
+    """One joint phase: UNet, FARM and defect tokens (docs/fast_paper.md, rows 5 and 16)."""
 
     max_train_steps: Positive = 300
     batch_size: Positive = 16

@@ -1,7 +1,7 @@
-"""Trains FAST on a user's own defects: UNet, FARM and defect tokens in one joint phase (fast.md 2.3).
+"""Trains FAST on a user's own defects: UNet, FARM and defect tokens in one joint phase (docs/fast_paper.md, row 5).
 
 Per step: noise the latents to a random level, let FARM guess what is inside the mask, hand the guess to the UNet in
-half of the samples, and train
+a share of the samples (`training.farm_share`), and train
 
     L = λ1 · w · ‖v̂ - v‖² + λ2 · ‖F - z‖² inside the mask.
 

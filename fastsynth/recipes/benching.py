@@ -74,7 +74,8 @@ def cells(table: Table, *, only: str | None = None) -> list[Cell]:
 
 def _require_row(table: Table, only: str | None) -> None:
     if only not in (None, REAL_ROW, *table.rows):
-        raise ValueError(f"no row {only!r} in the table; wanted {REAL_ROW} or one of {', '.join(table.rows)}")
+        wanted = ", ".join(map(repr, table.rows))
+        raise ValueError(f"no row {only!r} in the table; wanted {REAL_ROW!r} or one of {wanted}")
 
 
 def _open(table: Table) -> tuple[Run, dict[str, Run]]:

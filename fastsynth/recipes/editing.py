@@ -47,7 +47,7 @@ class LayoutFile:
 def open_layout(path: Path) -> LayoutFile:
     """Raises FileNotFoundError for missing files, ValueError for a document or pictures that cannot be believed."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such layout; make one with --from-image or --from-store")
+        raise FileNotFoundError(f"{path}: no such layout; make one with --from-image, --from-store or --from-photo")
     with path.open("rb") as stored:
         document = parse_document(stored.read(MAX_BYTES + 1), source=str(path))
     background = _checked(path, document.background)

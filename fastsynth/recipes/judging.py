@@ -81,8 +81,8 @@ def own_lines(lines: Iterable[dict[str, Any]], *, seed: int, seeds: Sequence[int
 def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None = None) -> Arm:
     """Train and score one segmenter, or return what is finished.
 
-    Checkpoint and threshold are chosen on the validation part; where the data are too few to have one, on the
-    training part, never on test images.
+    The threshold is chosen on the validation part, with `segment.patience` the checkpoint, too; where the data are too
+    few to have one, on the training part, never on test images.
     """
     folder = _folder(run, plan, seed=seed)
     if not (folder / SCORES).is_file():
@@ -155,12 +155,21 @@ def compare(run: Run) -> dict[str, object]:
     """Train what is missing, write metrics.json, return its content; the verdict is under "verdict"."""
     with run.stage("compare"):
         real, *others = planned_arms(run)
+        if others:
+            _require_samples(run)
         arms = _train_cells(run, _cells(run, [real]))
         look_at_samples(run, real_segmenter(run))
         arms += _train_cells(run, _cells(run, others))
     found = results(arms, rng=np.random.default_rng(run.config.seed), **about(run))
     write_json(run.folder / "metrics.json", found)
     return found
+
+
+def _require_samples(run: Run) -> None:
+    """Before hours of training. Raises FileNotFoundError without a store, ValueError for too few samples."""
+    lines, settings = list(read_manifest(run.store_folder)), run.config.compare
+    if settings.own_samples:
+        own_lines(lines, seed=settings.seeds[0], seeds=settings.seeds)
 
 
 def about(run: Run) -> dict[str, Any]:

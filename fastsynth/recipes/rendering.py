@@ -290,6 +290,8 @@ def _identity(run: Run) -> Identity:
         identity["gate"] = gate_settings(settings)
     if notice := NOTICE if run.config.data.medical else notice_of(run.dataset):
         identity["notice"] = notice
+    if run.halo:
+        identity["halo"] = run.halo
     return identity
 
 

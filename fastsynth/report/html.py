@@ -25,17 +25,21 @@ from fastsynth.report.summary import Row
 MIME_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 HASHED_FILES = ("config.yaml", "split.json", f"synthetic/{MANIFEST}", "metrics.json")
 """Files whose SHA-256 identifies the run."""
+OF_A_RUN = ("config.yaml", "log.jsonl", "metrics.json", "split.json", "model", "segment", "synthetic", "sheets")
+"""A folder with none of these is no run's."""
 
 
 def write_report(folder: Path) -> Path:
     """Write `folder`/report.html from what the run folder holds so far; returns its path.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or no run in it.
         ValueError: a file of the run is damaged.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such run folder; name a folder that fastsynth run has written")
+    if not any((folder / name).exists() for name in OF_A_RUN):
+        raise FileNotFoundError(f"{folder}: nothing of a run is here; name a folder that fastsynth run has written")
     path = folder / "report.html"
     atomic_write(path, _template().render(_content(folder)).encode())
     return path

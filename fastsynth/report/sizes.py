@@ -1,7 +1,7 @@
 """How large the synthetic defects are beside the real ones they were drawn from: areas, their spread, and the gap.
 
-Real: the parts of the training masks, as the sampler cuts them. Synthetic: the instances of the manifest. In pixels, or
-in mm² when the data set's sidecar knows the spacing.
+Real: the parts of the training masks, as the sampler cuts them, with the halo that the masks of the samples have, too.
+Synthetic: the instances of the manifest. In pixels, or in mm² when the data set's sidecar knows the spacing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,8 +13,9 @@ import numpy as np
 
 from fastsynth.data.datasets import open_dataset
 from fastsynth.data.medical.sidecar import read_places
+from fastsynth.halo import grow
 from fastsynth.images import read_mask
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.masks import RealMask, RealPart, split_parts
 from fastsynth.layouts.sampler import without_crumbs
 
 
@@ -65,11 +66,12 @@ def size_lines(
         return []
     lines = list(manifest)
     area_of, unit = _pixel_areas(root, [*(r.image for r in records), *(str(line["source_image"]) for line in lines)])
+    halo = max((int(line.get("halo", 0)) for line in lines), default=0)
     real: dict[str, list[float]] = {}
     for record in records:
         foreground = read_mask(root / str(record.mask))
         parts = split_parts(RealMask(str(record.mask), str(record.defect), foreground))
-        found = [float(part.foreground.sum()) * area_of(record.image) for part in without_crumbs(parts)]
+        found = [_pixels(part, halo) * area_of(record.image) for part in without_crumbs(parts)]
         real.setdefault(str(record.defect), []).extend(found)
     synthetic: dict[str, list[float]] = {}
     for line in lines:
@@ -81,6 +83,14 @@ def size_lines(
         for defect in sorted(real.keys() & synthetic.keys())
         if real[defect] and synthetic[defect]
     ]
+
+
+def _pixels(part: RealPart, halo: int) -> float:
+    """Of the part, grown by the halo as far as its picture reaches."""
+    whole = np.zeros(part.frame, bool)
+    height, width = part.foreground.shape
+    whole[part.top : part.top + height, part.left : part.left + width] = part.foreground
+    return float(grow(whole, halo).sum())
 
 
 def _pixel_areas(root: Path, images: Sequence[str]) -> tuple[Callable[[str], float], str]:

@@ -28,7 +28,8 @@ DEFINITIONS = {
     "Acc": "The share of defect pixels that were found (foreground recall).",
     "AP": "Pixel average precision over all thresholds.",
     "PRO": "Per-region overlap up to 30 % false-positive rate.",
-    "Thresholds and checkpoints": "Chosen on a validation part of the training split, never on test images.",
+    "Thresholds and checkpoints": "0.5, unless validation images of the training third say otherwise; the last "
+    "weights are kept, with segment.patience the best on those images. Nothing is chosen on test images.",
 }
 """Shown below the scores, together with the `rules` of metrics.json."""
 NOT_CURVES = {"step", "iteration", "seconds", "threshold"}

@@ -175,6 +175,15 @@ def test_a_store_without_gate_and_measures_says_so(run, call):
     assert "has not been measured (`fastsynth evaluate`)" in text
 
 
+def test_a_store_with_wider_masks_says_by_how_much_and_how_to_get_narrow_ones(run, card, call):
+    path = run / "synthetic" / "store.json"
+    narrow, identity = card, read_json(path)
+    assert ("halo" in identity) == ("wider than an annotator" in narrow)
+    write_json(path, {**identity, "halo": 3})
+    assert call("card", run.parent / "mine.yaml").code == 0
+    assert "3 px wider than an annotator" in (run / "synthetic" / "README.md").read_text()
+
+
 def test_the_store_does_not_take_its_card_for_a_stray_file(run, card, tmp_path):
     store = run / "synthetic"
     assert audit(store, data_root=tmp_path / "data", split=None).problems == []

@@ -18,7 +18,7 @@ from fastsynth.data.duplicates import Looks, detail_thumbnail, near_pairs
 from fastsynth.data.split import LeakError, LeakGuard, Split, SplitConfig, make_split
 from fastsynth.images import encode_png, read_image
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 DEFECTS = ["bend", "crack", "dent"]
 
 
@@ -386,7 +386,7 @@ def test_near_duplicates_stay_together_only_when_asked(tiny_tree):
 def test_tiles_at_several_exposures_are_found_and_unrelated_tiles_are_not():
     root = DATA / "magnetic_tile"
     if not root.is_dir():
-        pytest.skip(f"{root} is not there")
+        pytest.skip("data/magnetic_tile is not here")
     dataset = open_dataset(root)
     records = dataset.defects
     found = near_pairs(np.stack([detail_thumbnail(read_image(root / record.image)) for record in records]))

@@ -31,7 +31,6 @@ REQUIRED = {
     *("image_sha256", "mask_sha256", "seed", "num_inference_steps", "model_sha256", "config_sha256"),
     *("instances", "checks", "version"),
 }
-CHECK_STORE = Path(__file__).resolve().parents[2].parent / "shared" / "accept" / "check_store.py"
 
 
 def make_source(root: Path, *, channels: int = 1, dtype: type = np.uint8) -> np.ndarray:
@@ -338,11 +337,10 @@ def test_a_place_that_cannot_be_written_is_an_os_error(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not CHECK_STORE.is_file(), reason="the independent checker is not there")
-def test_the_independent_checker_finds_nothing(tmp_path, background):
+def test_the_independent_checker_finds_nothing(checker, tmp_path, background):
     source = tmp_path / "data" / "plate" / "train" / "good" / "000.png"
     fill(tmp_path / "store", list(range(7)), background, source_sha256=sha256_file(source))
-    command = [sys.executable, str(CHECK_STORE), str(tmp_path / "store"), str(tmp_path / "data"), "--expect", "7"]
+    command = [sys.executable, checker, tmp_path / "store", tmp_path / "data", "--expect", "7"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -14,7 +14,7 @@ from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.crop import Crop, ValueRange, cut, to_model
 from fastsynth.noise import white_noise
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def pictures(count=2, height=32, width=32) -> torch.Tensor:
@@ -103,7 +103,7 @@ class TestShippedWeights:
     def test_they_rebuild_real_crops_at_30_db(self, shipped, name, normal):
         """128 px at native scale: around the middle of normal images, and around that of defects."""
         if not (DATA / name).is_dir():
-            pytest.skip(f"no real images under {DATA / name}")
+            pytest.skip(f"data/{name} is not here")
         records = [record for record in open_dataset(DATA / name).records if (record.mask is None) is normal]
         ratios = []
         for record in records[:: len(records) // 12]:

@@ -18,7 +18,7 @@ from fastsynth.layouts.masks import (
 )
 from fastsynth.types import Warp
 
-TILES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile" / "ground_truth"
+TILES = Path(__file__).resolve().parents[2] / "data" / "magnetic_tile" / "ground_truth"
 UNCHANGED = {
     "scale_range": (1.0, 1.0), "rotation_range": (0.0, 0.0), "flip": False, "elastic": 0.0, "thickness_range": (0, 0),
 }  # fmt: skip
@@ -225,7 +225,7 @@ def test_close_components_are_one_part_and_distant_ones_are_not():
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not TILES.is_dir(), reason="the real magnetic-tile masks are not there")
+@pytest.mark.skipif(not TILES.is_dir(), reason="data/magnetic_tile is not here")
 def test_real_cracks_keep_their_number_of_pieces():
     rng = np.random.default_rng(0)
     for path in sorted((TILES / "crack").iterdir())[::4]:

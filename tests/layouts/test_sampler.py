@@ -14,7 +14,7 @@ from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.masks import RealMask, RealPart, tight_box, warp_coordinates
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, free_outline, part_weights
 
-TILES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile"
+TILES = Path(__file__).resolve().parents[2] / "data" / "magnetic_tile"
 BACKGROUND = np.full((120, 160, 1), 128, np.uint8)
 
 
@@ -261,7 +261,7 @@ def test_the_config_needs_no_torch():
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not TILES.is_dir(), reason="the real magnetic-tile images are not there")
+@pytest.mark.skipif(not TILES.is_dir(), reason="data/magnetic_tile is not here")
 def test_every_real_defect_type_finds_a_place_on_real_tiles():
     real = [
         RealMask(path.name, folder.name, read_mask(path))

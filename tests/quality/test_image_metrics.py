@@ -23,7 +23,7 @@ from fastsynth.quality.image_metrics import (
     trunk_features,
 )
 
-DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "magnetic_tile"
+DATA = Path(__file__).resolve().parents[2] / "data" / "magnetic_tile"
 
 
 def scene(size=(90, 120), *, box=(30, 40, 50, 70), dtype=np.uint8):
@@ -317,7 +317,7 @@ def test_features_of_200_crops_take_less_than_ten_seconds():
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images at {DATA}")
+@pytest.mark.skipif(not DATA.is_dir(), reason="data/magnetic_tile is not here")
 def test_real_cracks_are_nearer_to_other_real_cracks_than_to_blowholes():
     rng = np.random.default_rng(0)
 

@@ -177,7 +177,10 @@ def mistaken(write_config, shared_tree, tmp_path):
         ({"rows": {"FAST": {"rendrer": {}}}}, "rows.FAST changes rendrer"),
         ({"rows": {"FAST": {"renderer": {"frm": "off"}}}}, "rows.FAST: unknown key 'renderer.frm'"),
         ({"run": "absent.yaml"}, "absent.yaml"),
-        ({"compare_with": ["fast"]}, "compare_with names 'fast', which is no row; wanted one of copy-paste, FAST"),
+        (
+            {"compare_with": ["fast"]},
+            "compare_with names 'fast', which is no row; wanted one of 'copy-paste', 'FAST', 'FAST, 3 steps'",
+        ),
         *(
             ({"rows": {"FAST": {key: {}}}}, f"rows.FAST changes {key}; a row may change renderer and generate only")
             for key in ("data", "split", "seed", "segment", "compare", "layouts", "device", "output")
@@ -223,4 +226,5 @@ def test_the_sheet_shows_only_masks_that_all_rows_have():
 def test_an_unknown_row_is_named(mistaken, call, options):
     answer = call("bench", mistaken(), "--row", "fast", *options)
     assert answer.code == 2
-    assert "no row 'fast' in the table; wanted real or one of copy-paste, FAST, FAST, 3 steps" in answer.complaint
+    wanted = "'real' or one of 'copy-paste', 'FAST', 'FAST, 3 steps'"
+    assert f"no row 'fast' in the table; wanted {wanted}" in answer.complaint

@@ -42,8 +42,6 @@ from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.types import Instance, Layout, Sample, sample_seed
 
-CHECKER = Path(__file__).resolve().parents[3] / "shared" / "accept" / "check_store.py"
-
 
 def test_refused_ids_are_drawn_again_until_they_pass_or_are_given_up(whole, tmp_path):
     kept = {int(line["id"]): line for line in read_manifest(tmp_path / "whole")}
@@ -180,10 +178,8 @@ def test_a_gated_store_passes_the_audit(whole, tmp_path, data_root):
 
 
 @pytest.mark.data
-def test_a_gated_store_passes_an_independent_check(whole, tmp_path, data_root):
-    if not CHECKER.is_file():
-        pytest.skip(f"{CHECKER} is absent")
-    command = [sys.executable, CHECKER, tmp_path / "whole", data_root, "--expect", "9"]
+def test_a_gated_store_passes_an_independent_check(checker, whole, tmp_path, data_root):
+    command = [sys.executable, checker, tmp_path / "whole", data_root, "--expect", "9"]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout
 

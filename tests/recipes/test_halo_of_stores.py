@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastsynth.config import load_config
+from fastsynth.data.identity import read_identity
 from fastsynth.data.store import read_manifest
 from fastsynth.halo import shrink
 from fastsynth.images import read_mask
@@ -36,6 +37,14 @@ def test_a_store_says_how_much_wider_its_masks_are(run):
         assert 0 < label.sum() < mask.sum()
     first = replay(run, int(lines[0]["id"]), attempt=lines[0]["attempt"])
     assert np.array_equal(first.mask > 0, read_mask(run.store_folder / lines[0]["mask"]))
+
+
+def test_one_store_has_one_halo(run):
+    generate(run)
+    assert read_identity(run.store_folder)["halo"] == 2
+    changed = {"data": run.config.data.model_copy(update={"halo": 4})}
+    with pytest.raises(ValueError, match="was made with halo 2, this run has 4"):
+        generate(Run(run.config.model_copy(update=changed)))
 
 
 def test_exemplars_and_layouts_are_grown_alike(run, copied_run):

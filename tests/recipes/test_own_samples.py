@@ -1,5 +1,6 @@
 """Every seed learns from samples of its own: disjoint, equally many, of every type, whatever the manifest's order."""
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_the_order_of_the_manifest_does_not_matter():
 def test_what_cannot_be_dealt_is_said(count, seed, message):
     with pytest.raises(ValueError, match=message):
         own_lines(LINES[:count], seed=seed, seeds=(0, 1, 2))
+
+
+def test_what_is_missing_for_a_verdict_is_said_before_anything_is_trained(copied_run):
+    run = Run(load_config(RunConfig, copied_run.config, [f"output={copied_run.folder}", "compare.own_samples=true"]))
+    shutil.rmtree(run.folder / "segment", ignore_errors=True)
+    many = run.config.compare.model_copy(update={"seeds": tuple(range(6))})
+    with pytest.raises(ValueError, match=r"samples of .* for 6 seeds"):
+        compare(Run(run.config.model_copy(update={"compare": many})))
+    shutil.rmtree(run.store_folder)
+    with pytest.raises(FileNotFoundError, match="holds no samples yet, generate some first"):
+        compare(run)
+    assert not (run.folder / "segment").exists()
 
 
 def test_a_verdict_of_own_samples_says_how_many_each_segmenter_had(copied_run):

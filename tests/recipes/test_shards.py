@@ -139,7 +139,7 @@ def test_two_processes_at_once_make_the_store_of_one(copy_paste_run, cli, tmp_pa
     assert answer.out.splitlines() == [str(tmp_path / "two" / "run" / name) for name in ("synthetic", "sheet.png")]
 
 
-@pytest.mark.slow  # two interpreters that load everything; test_processes.py launches a training in any case
+@pytest.mark.slow  # two interpreters that load everything; without the launcher the test above does the same
 def test_accelerate_launch_makes_the_store_of_one_process(copy_paste_run, launch, tmp_path, contents):
     arguments, one = copy_paste_run
     launch("generate", *arguments(tmp_path / "launched"))

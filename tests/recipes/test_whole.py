@@ -2,7 +2,6 @@ import html
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from fastsynth.recipes.judging import compare
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 ROW = (
     "arm renderer ratio num_inference_steps seed samples miou miou_imagewise acc f1 ap pro false_alarm per_defect "
     "seconds_per_image train_minutes peak_memory_mb"
@@ -73,11 +71,8 @@ def test_the_store_passes_the_audit(whole_run, cli):
 
 
 @pytest.mark.data
-def test_the_store_passes_an_independent_check(whole_run):
-    program = SHARED / "accept" / "check_store.py"
-    if not program.is_file():
-        pytest.skip(f"{program} is absent")
-    command = [sys.executable, program, whole_run.store, whole_run.data, "--split", whole_run.folder / "split.json"]
+def test_the_store_passes_an_independent_check(checker, whole_run):
+    command = [sys.executable, checker, whole_run.store, whole_run.data, "--split", whole_run.folder / "split.json"]
     answer = subprocess.run([*command, "--expect", "10"], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout
     assert "10 samples, 0 problems" in answer.stdout

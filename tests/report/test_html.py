@@ -112,6 +112,7 @@ def test_pictures_are_embedded_byte_for_byte(finished_run, page):
 
 
 def test_an_empty_run_folder_gives_a_page_that_says_what_is_missing(tmp_path):
+    (tmp_path / "log.jsonl").touch()
     text = report(tmp_path).text
     for sentence in (
         "There is no verdict yet",
@@ -153,6 +154,13 @@ def test_a_log_that_is_still_being_written_can_be_read(tmp_path):
     lines = [f'{{"stage": "train fast", "step": {step}, "loss": 1.0}}\n' for step in range(3)]
     (tmp_path / "log.jsonl").write_text("".join(lines) + '{"stage": "train fa')
     assert "train fast: loss" in report(tmp_path).text
+
+
+def test_a_folder_that_is_no_run_s_gets_no_report(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(FileNotFoundError, match="nothing of a run is here; name a folder that"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_errors_name_the_file(run_folder):

@@ -45,6 +45,17 @@ def test_areas_are_those_of_the_training_masks_and_of_the_manifest(tmp_path):
     assert size_lines(tmp_path, None, [], lines) == []
 
 
+def test_real_areas_have_the_halo_of_the_samples_masks_as_far_as_the_picture_reaches(tmp_path):
+    mask = np.zeros((40, 40), np.uint8)
+    mask[0:6, 10:16] = 255  # at the frame
+    for path in ("test/dent/0.png", "train/good/0.png", "ground_truth/dent/0_mask.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(encode_png(mask))
+    drawn = {"source_image": "train/good/0.png", "instances": [{"defect": "dent", "area": 60}], "halo": 1}
+    (line,) = size_lines(tmp_path, None, ["test/dent/0.png"], [drawn])
+    assert line.real.tolist() == [36 + 6 + 6 + 6]  # a pixel more below and on either side, without corners
+
+
 @pytest.fixture
 def medical_run(tmp_path):
     """A run folder whose data are phantoms."""

@@ -1,9 +1,10 @@
 """What a pretrained base trains, and how: FARM, the tokens, perhaps a spatial encoder, perhaps (part of) the UNet.
 
-With a frozen UNet the loss is the published one (fast.md 2.3): FARM's guess, noised with the very noise of x_t, goes
-into the UNet, which is to return what x_t asks for; it teaches FARM and the tokens alone. A UNet that learns would
-be taught by it to return FARM's blurred guess. It learns as the compact one does instead: FARM's guess in half of the
-samples, under fresh noise, and a target that leads from there back to the clean latent.
+With a frozen UNet the loss is the published one (docs/fast_paper.md, row 5): FARM's guess, noised with the very noise
+of x_t, goes into the UNet, which is to return what x_t asks for; it teaches FARM and the tokens alone. A UNet that
+learns would be taught by it to return FARM's blurred guess. It learns as the compact one does instead: FARM's guess in
+a share of the samples (`training.farm_share`), under fresh noise, and a target that leads from there back to the clean
+latent.
 B batch, C latent channels, E entries of the tokens, L prompt length.
 """
 
