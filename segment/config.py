@@ -38,6 +38,10 @@ class SegmentConfig(Config):
     """Share of the defect crops that lie anywhere in a defect image; the others show a defect."""
     hard_negative_share: Share = 0.5
     """Share of the normal crops that are cut around what the segmenter, in training, calls a defect where none is."""
+    source_share: Share = 0.5
+    """Share of the other normal crops, while samples are drawn, that show where one has its defect, but in the
+    photograph that it was drawn on: the place is then no sign of a defect. 0 for samples whose borders show, as those
+    would be learnt."""
     zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.4, 1.4)
     """Range of the random magnification of a crop; above 1 enlarges."""
     augment: AugmentConfig = AugmentConfig()

@@ -18,10 +18,6 @@ from fastsynth.augment import A, augment_sample
 from fastsynth.halo import shrink
 from fastsynth.images import read_image, read_mask
 
-SOURCE_SHARE = 0.5
-"""Of the normal crops that are not hard negatives, those that show where a sample has its defect, but in the photograph
-that it was drawn on. Place and surroundings are then no sign of a defect, as they are in real pictures."""
-
 
 @dataclass(frozen=True)
 class TrainingItem:
@@ -106,7 +102,7 @@ class CropDataset(Dataset):
     (at least one), then defect crops whose types take turns. A defect crop is cut around a random pixel of a random
     region of a random image of its type, or, `random_share` of them, anywhere in that image. A normal crop lies
     anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any. While
-    synthetic samples are drawn, `SOURCE_SHARE` of the others lie on a pixel of a sample's defect, in its source.
+    synthetic samples are drawn, `source_share` of the others lie on a pixel of a sample's defect, in its source.
 
     photographed: the items that are not synthetic.
     hard_negatives: (n, 3) int64, the place of an image in `photographed`, x and y, as `segment.mining` finds them; none
@@ -132,6 +128,7 @@ class CropDataset(Dataset):
         synthetic_batches: int,
         random_share: float,
         hard_negative_share: float,
+        source_share: float,
         zoom: tuple[float, float],
         cache_bytes: int,
         seed: int,
@@ -153,6 +150,7 @@ class CropDataset(Dataset):
         self.synthetic_ratio, self.synthetic_batches = synthetic_ratio, synthetic_batches
         self.random_share = random_share
         self.hard_negative_share = hard_negative_share
+        self.source_share = source_share
         self.hard_negatives = torch.zeros(0, 3, dtype=torch.int64)
         self.zoom = zoom
         self.cache = ItemCache(cache_bytes)
@@ -186,7 +184,7 @@ class CropDataset(Dataset):
             if len(self.hard_negatives) and rng.random() < self.hard_negative_share:
                 place, x, y = self.hard_negatives[rng.integers(len(self.hard_negatives))].tolist()
                 return self.photographed[place], (x, y)
-            if self.sourced and batch < self.synthetic_batches and rng.random() < SOURCE_SHARE:
+            if self.sourced and batch < self.synthetic_batches and rng.random() < self.source_share:
                 of_type = self.sourced[rng.integers(len(self.sourced))]
                 sample, source = of_type[rng.integers(len(of_type))]
                 return source, _point_inside(self.cache.load(sample), rng)

@@ -146,6 +146,7 @@ def train_segmenter(
             synthetic_batches=round(config.synthetic_until * config.iterations),
             random_share=config.random_share,
             hard_negative_share=config.hard_negative_share,
+            source_share=config.source_share,
             zoom=config.zoom,
             cache_bytes=config.cache_megabytes * 2**20,
             seed=seed,

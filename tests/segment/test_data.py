@@ -10,7 +10,7 @@ import torch
 
 from fastsynth.augment import build_augmentation
 from fastsynth.augment_config import AugmentConfig
-from segment.data import SOURCE_SHARE, CropDataset, ItemCache, TrainingItem, cut, decode_item, to_tensor
+from segment.data import CropDataset, ItemCache, TrainingItem, cut, decode_item, to_tensor
 
 
 def write_item(folder, name, defect=None, *, size=(60, 80), spots=((30, 40),), synthetic=False, dtype=np.uint8):
@@ -38,6 +38,7 @@ def dataset(items, **settings):
         "synthetic_batches": 10**6,
         "random_share": 0.0,
         "hard_negative_share": 0.5,
+        "source_share": 0.5,
         "zoom": (0.7, 1.4),
         "cache_bytes": 10**7,
         "seed": 3,
@@ -116,19 +117,21 @@ def sample_and_source(folder):
     return replace(made, source_path=source.image_path), source
 
 
-def test_normal_crops_show_where_a_sample_has_its_defect_while_samples_are_drawn(tmp_path, items):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_normal_crops_show_where_a_sample_has_its_defect_while_samples_are_drawn(tmp_path, items, share):
     crops = dataset(
         [*items, *sample_and_source(tmp_path)],
         synthetic_ratio=0.5,
         synthetic_batches=100,
         hard_negative_share=0.0,
+        source_share=share,
         zoom=(1.0, 1.0),
     )
     normal = [crops[n] for n in range(1600) if n % 8 < 2]
     assert not any(crop["foreground"].any() for crop in normal)
     shown = [float(crop["image"].max()) > 0.9 for crop in normal]
     by_chance = (32 / 200) ** 2 / 4  # the source is one of four normal images, and few of its crops show this pixel
-    assert np.mean(shown[:200]) == pytest.approx(SOURCE_SHARE + (1 - SOURCE_SHARE) * by_chance, abs=0.09)
+    assert np.mean(shown[:200]) == pytest.approx(share + (1 - share) * by_chance, abs=0.09)
     assert np.mean(shown[200:]) < 0.03
 
 

@@ -42,6 +42,7 @@ def crops_of(folder, pictures, *others) -> CropDataset:
         synthetic_batches=0,
         random_share=0.0,
         hard_negative_share=0.5,
+        source_share=0.5,
         zoom=(1.0, 1.0),
         cache_bytes=10**7,
         seed=0,
