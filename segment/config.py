@@ -41,7 +41,7 @@ class SegmentConfig(Config):
     source_share: Share = 0.5
     """Share of the other normal crops, while samples are drawn, that show where one has its defect, but in the
     photograph that it was drawn on: the place is then no sign of a defect. 0 for samples whose borders show, as those
-    would be learnt."""
+    may be learnt."""
     zoom: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.4, 1.4)
     """Range of the random magnification of a crop; above 1 enlarges."""
     augment: AugmentConfig = AugmentConfig()

@@ -87,10 +87,9 @@ def size_lines(
 
 def _pixels(part: RealPart, halo: int) -> float:
     """Of the part, grown by the halo as far as its picture reaches."""
-    whole = np.zeros(part.frame, bool)
-    height, width = part.foreground.shape
-    whole[part.top : part.top + height, part.left : part.left + width] = part.foreground
-    return float(grow(whole, halo).sum())
+    places = zip((part.top, part.left), part.foreground.shape, part.frame, strict=True)
+    margins = [(min(halo, start), min(halo, size - start - side)) for start, side, size in places]
+    return float(grow(np.pad(part.foreground, margins), halo).sum())
 
 
 def _pixel_areas(root: Path, images: Sequence[str]) -> tuple[Callable[[str], float], str]:
