@@ -2,9 +2,10 @@
 
     python benchmarks/adaptation.py configs/magnetic_tile.yaml [--base-steps 150] [--fresh-steps 600]
 
-Both are trained on the run's training third by the same loop and judged at the same noise inside the masks of its
-validation defects, which neither learns from. Writes benchmarks/results/adaptation_<data>.json: losses by step and the
-minutes of training. Resumable; runs below runs/adaptation_<data>.
+All are trained on the run's training third by the same loop and judged at the same noise inside the masks of its
+validation defects, which none learns from. From the base once more with half of the samples for FARM, to see what they
+cost the others. Writes benchmarks/results/adaptation_<data>.json: losses by step and the minutes of training.
+Resumable; runs below runs/adaptation_<data>.
 """
 
 import argparse
@@ -21,9 +22,10 @@ from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 
 
-def trained(config: Path, *, pretrained: str, steps: int, judge_every: int, changes: list[str]) -> dict[str, Any]:
+def trained(
+    config: Path, name: str, *, pretrained: str, steps: int, judge_every: int, changes: list[str]
+) -> dict[str, Any]:
     """Held-out losses of one training and what it cost."""
-    name = "fresh" if pretrained == "null" else "base"
     run = Run(
         load_config(
             RunConfig,
@@ -53,9 +55,11 @@ def main() -> None:
     parser.add_argument("--set", "-s", action="append", default=[], help="key.sub=value over the configuration")
     arguments = parser.parse_args()
     settings = {"config": arguments.config, "judge_every": 50, "changes": arguments.set}
+    with_farm = settings | {"changes": [*arguments.set, "renderer.training.farm_share=0.5"]}
     rows = {
-        "base": trained(pretrained="bundled", steps=arguments.base_steps, **settings),
-        "fresh": trained(pretrained="null", steps=arguments.fresh_steps, **settings),
+        "base": trained(name="base", pretrained="bundled", steps=arguments.base_steps, **settings),
+        "base with FARM": trained(name="base_farm", pretrained="bundled", steps=arguments.base_steps, **with_farm),
+        "fresh": trained(name="fresh", pretrained="null", steps=arguments.fresh_steps, **settings),
     }
     for name, row in rows.items():
         print(f"{name}: {row['minutes']} min, held-out loss {row['held_out_loss']:.4f}")
