@@ -229,7 +229,7 @@ def main() -> None:
     arguments = parser.parse_args()
     run = Run(load_config(RunConfig, arguments.config))
     exemplars = run.exemplars("train")
-    real = [run.read(record) for record in run.records("test", normal=False)]
+    real = [run.read_with_halo(record) for record in run.records("test", normal=False)]
     zoomed, native = (torch.from_numpy(np.stack([crop(e) for e in exemplars])) for crop in (zoomed_crop, native_crop))
     yardstick = Yardstick(arguments.yardstick)
     yardstick.measure(zoomed)

@@ -12,10 +12,20 @@ from page_parts import METRICS, ending, measured, per_defect, percents, points, 
 from PIL import Image
 
 from fastsynth.files import read_json, write_json
+from fastsynth.quality.image_metrics import KIDResult, mean_kid
 
 ROOT = Path(__file__).parent.parent
 PREFIX = "bench_"
 SCORES = ("miou", "miou_imagewise", "acc", "ap", "pro", "false_alarm")
+LOOKS = {
+    "inception_score": "inception score",
+    "nearest": "nearest",
+    "copies": "copies",
+    "alignment": "alignment",
+    "presence_acc": "found by the real arm",
+}
+"""Key of quality.json → head of its column."""
+SHARES = ("copies", "presence_acc")
 PER_TYPE = {
     "miou": "Difference to the real arm in IoU per defect type, in points:",
     "miou_imagewise": "The same with imagewise IoU:",
@@ -44,6 +54,7 @@ def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
         "",
         *_scores(arms, result["table"]),
         "",
+        *_samples(result["table"]),
         "Difference to the real arm in points, with 95 % intervals; bold where the interval does not hold zero:",
         "",
         *_differences([d for d in overall if d["baseline"] == "real"]),
@@ -98,6 +109,44 @@ def _scores(arms: dict[str, list[dict[str, Any]]], made: dict[str, Any]) -> list
         ["row", *(METRICS[key] for key in keys), *costs],
         ([label, *(percents(rows, key) for key in keys), *cost(rows)] for label, rows in arms.items()),
     )
+
+
+def _samples(made: dict[str, Any]) -> list[str]:
+    """The image metrics, means over the types, and what each of them is. Nothing where none was measured."""
+    measured_rows = {label: row["quality"] for label, row in made.items() if row.get("quality")}
+    if not measured_rows:
+        return []
+    names = next(iter(measured_rows.values()))["names"]
+    lines = table(
+        ["row", "KID", *LOOKS.values()],
+        (
+            [label, _kid(quality), *(_figure(quality["mean"], key) for key in LOOKS)]
+            for label, quality in measured_rows.items()
+        ),
+    )
+    trained = {q["mean"]["kid_training"] for q in measured_rows.values() if "kid_training" in q["mean"]}
+    kept = [f"The training defects themselves have a KID of {max(trained):.3f}.", ""] if len(trained) == 1 else []
+    heads = {"kid": "KID", **LOOKS}
+    meanings = [_meaning(heads[key], names[key]) for key in heads if key != "presence_acc"]
+    return ["The samples by themselves, means over the types:", "", *lines, "", *kept, *meanings, ""]
+
+
+def _meaning(head: str, name: str) -> str:
+    return f"- {name}" if name.casefold().startswith(head.casefold()) else f"- {head}: {name}"
+
+
+def _kid(quality: dict[str, Any]) -> str:
+    of_types = [KIDResult(**of_type["kid"]) for of_type in quality["types"].values() if "kid" in of_type]
+    if not of_types:
+        return "–"
+    found = mean_kid(of_types)
+    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def _figure(mean: dict[str, float], key: str) -> str:
+    if key not in mean:
+        return "–"
+    return f"{100 * mean[key]:.0f} %" if key in SHARES else f"{mean[key]:.2f}"
 
 
 def _differences(found: list[dict[str, Any]]) -> list[str]:

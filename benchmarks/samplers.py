@@ -47,6 +47,7 @@ from fastsynth.quality.image_metrics import (
     defect_crops,
     diversity,
     kid,
+    mean_kid,
     perceptual_embedding,
     trunk_features,
 )
@@ -135,8 +136,7 @@ class Study:
             "name": cell.name,
             "nfe": len(calls) / (drawn // UNIT),
             "seconds_per_image": seconds / drawn,
-            "kid": mean_kid([each["kid"] for each in types.values()]),
-            "diversity": mean_known([each["diversity"] for each in types.values()]),
+            "kid": mean_kid([KIDResult(**each["kid"]) for each in types.values()])._asdict(),
             "types": types,
         }
         write_json(self.path(cell), found)
@@ -232,7 +232,7 @@ def real_defects(run: Run) -> dict[Pair, RealDefects]:
     found = {}
     for pair in run.defect_pairs:
         known, unseen = (
-            [run.read(r) for r in run.records(part, normal=False) if (r.category, r.defect) == pair]
+            [run.read_with_halo(r) for r in run.records(part, normal=False) if (r.category, r.defect) == pair]
             for part in ("train", "test")
         )
         if len(unseen) >= FEWEST:
@@ -245,21 +245,6 @@ def real_defects(run: Run) -> dict[Pair, RealDefects]:
 
 def together(crops: Sequence[Crops]) -> Crops:
     return Crops(torch.cat([each.images for each in crops]), torch.cat([each.masks for each in crops]))
-
-
-def mean_kid(of_types: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean over the types. Their errors are independent: each side of the interval adds up in squares."""
-    count = len(of_types)
-    mean = sum(each["mean"] for each in of_types) / count
-    low, high = (
-        np.sqrt(sum((each[side] - each["mean"]) ** 2 for each in of_types)) / count for side in ("low", "high")
-    )
-    return KIDResult(mean, float(mean - low), float(mean + high))._asdict()
-
-
-def mean_known(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def seconds(cell: Cell) -> float:

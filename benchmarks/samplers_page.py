@@ -21,6 +21,9 @@ from fastsynth.files import atomic_write
 
 CURVES = "Calls, from noise"
 """The axis that is drawn: one curve per sampler."""
+DEFAULT_CURVE = "Calls, by default"
+"""Drawn beside them in black."""
+KEYS = ("sampler", "spacing", "order", "calls", "farm", "start", "strength", "background", "guidance_scale")
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -28,6 +31,7 @@ def page(name: str, result: dict[str, Any], remarks: str) -> str:
     """The Markdown page of one study. remarks: Markdown to follow the picture, may be empty."""
     found = {cell["name"]: cell for cell in result["cells"]}
     machine, conditions = result["machine"], result["conditions"]
+    looks = f", and {result['names']['diversity']} (higher is more varied)" if any(map(variety, found.values())) else ""
     best = min(result["cells"], key=lambda cell: cell["kid"]["mean"])
     lines = [
         f"# Samplers on {result['data']}",
@@ -37,7 +41,7 @@ def page(name: str, result: dict[str, Any], remarks: str) -> str:
         *([remarks.strip(), ""] if remarks.strip() else []),
         f"{conditions['count']} images per cell, the same layouts and seeds in all of them, judged against the real",
         f"test defects: {result['names']['kid']}, mean over defect types with a 95 % interval over test defects",
-        f"and samples (lower is nearer), and {result['names']['diversity']} (higher is more varied).",
+        f"and samples (lower is nearer){looks}.",
         "Seconds are those of rendering one image; NFE is the number of denoiser calls, as counted.",
         "",
         f"Nearest: {called(best)}, KID {interval(best['kid'])}.",
@@ -77,24 +81,33 @@ def called(cell: dict[str, Any]) -> str:
 
 
 def rows(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """What the cells share is not repeated in every row."""
+    """What the cells share stands above the table, once."""
     segmented = any("miou" in cell for cell in cells)
-    keys = ("sampler", "spacing", "order", "calls", "farm", "start", "strength", "background", "guidance_scale")
-    varied = [key for key in keys if len({cell[key] for cell in cells}) > 1]
-    return table(
-        [*varied, "NFE", "KID", "diversity", "s per image", *(["mIoU gain, points"] if segmented else [])],
+    varied_looks = any(variety(cell) is not None for cell in cells)
+    varied = [key for key in KEYS if len({cell[key] for cell in cells}) > 1]
+    shared = ", ".join(f"{key} {cells[0][key]}" for key in KEYS if key not in varied)
+    head = [*varied, "NFE", "KID", *(["diversity"] if varied_looks else []), "s per image"]
+    lines = table(
+        [*head, *(["mIoU gain, points"] if segmented else [])],
         (
             [
                 *(f"{cell[key]:g}" if key in ("strength", "guidance_scale") else str(cell[key]) for key in varied),
                 f"{cell['nfe']:g}",
                 interval(cell["kid"]),
-                "–" if cell["diversity"] is None else f"{cell['diversity']:.3f}",
+                *([f"{variety(cell):.3f}"] if varied_looks else []),
                 f"{cell['seconds_per_image']:.2f}",
                 *([gain(cell)] if segmented else []),
             ]
             for cell in cells
         ),
     )
+    return [f"All with {shared}.", "", *lines]
+
+
+def variety(cell: dict[str, Any]) -> float | None:
+    """Mean over the types; None unless every type has enough samples for it."""
+    known = [of_type["diversity"] for of_type in cell["types"].values()]
+    return None if None in known else sum(known) / len(known)
 
 
 def interval(kid: dict[str, float]) -> str:
@@ -117,10 +130,13 @@ def plot(result: dict[str, Any]) -> bytes:
                 label = f"{sampler['sampler']}, {sampler['spacing']}"
                 curve(by_calls, cells, "nfe", label=label, color=f"C{number}")
                 curve(by_seconds, cells, "seconds_per_image", label=None, color=f"C{number}")
+        if cells := measured(result, AXES[DEFAULT_CURVE]):
+            curve(by_calls, cells, "nfe", label="default: from an exemplar, no FARM", color="black")
+            curve(by_seconds, cells, "seconds_per_image", label=None, color="black")
         by_calls.set_xlabel("calls of the denoiser")
         by_calls.set_ylabel("KID to the real test defects")
         by_seconds.set_xlabel("seconds per image")
-        figure.legend(loc="outside right center", frameon=False)
+        figure.legend(loc="outside right center", frameon=False, title="from noise, FARM on the input:")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

@@ -191,21 +191,19 @@ class Run:
         What somebody still holds is not read again: the renderer and the gate share one copy of every picture.
         Raises ValueError for a mask that does not fit its image.
         """
-        found = []
+        exemplars = []
         for record in self.training_defects(part):
             assert record.defect is not None
             assert record.mask is not None
             exemplar = self._exemplars.get(record.image)
             if exemplar is None:
-                image, foreground = self.read(record)
-                foreground = grow(foreground, self.halo)
-                region = object_region(image)
-                found_object = None if region.all() else region
-                whole = Exemplar(image, foreground, record.category, record.defect, record.mask, region=found_object)
+                image, foreground = self.read_with_halo(record)
+                region = None if (found := object_region(image)).all() else found
+                whole = Exemplar(image, foreground, record.category, record.defect, record.mask, region=region)
                 exemplar = whole.without_the_rest(context=self.context)
                 self._exemplars[record.image] = exemplar
-            found.append(exemplar)
-        return found
+            exemplars.append(exemplar)
+        return exemplars
 
     @cached_property
     def training_normals(self) -> list[Record]:
@@ -265,6 +263,11 @@ class Run:
                 f"{record.mask}: the mask is empty; mark the defect or remove the pair (fastsynth data check)"
             )
         return image, foreground
+
+    def read_with_halo(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
+        """As `read`; the foreground wider by the halo, as masks of samples are."""
+        image, foreground = self.read(record)
+        return image, grow(foreground, self.halo)
 
     def training_settings(self) -> dict[str, Any]:
         """Dotted key → value of all settings that can change the trained weights."""

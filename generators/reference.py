@@ -17,6 +17,8 @@ from generators.poisson import poisson_blend
 
 PLACES = 16
 """Patches of which NSA takes the boldest: on calm grain one taken blindly brings nothing that can be seen."""
+GREY = 4 / 255
+"""Two of 255 levels, in [-1, 1]: channels that differ by less show no colour."""
 Fill = Callable[[Layout, Instance, Crop, int], np.ndarray]
 """(layout, instance, crop, seed) → (side, side, C) float in [-1, 1], of which the part inside the mask is used."""
 
@@ -76,7 +78,8 @@ def cutpaste(*, jitter: float) -> Fill:
 def draem(*, opacity: tuple[float, float]) -> Fill:
     """(1 - β) · surface + β · foreign texture, β drawn evenly from `opacity` (DRAEM, eq. 1).
 
-    Textures are the generated surfaces of `fastsynth.data.surfaces`, in place of the paper's photographs.
+    Textures are the generated surfaces of `fastsynth.data.surfaces`, in place of the paper's photographs; grey where
+    the background is grey, since such a device sees no colours.
     """
 
     def fill(layout: Layout, instance: Instance, crop: Crop, seed: int) -> np.ndarray:
@@ -84,6 +87,8 @@ def draem(*, opacity: tuple[float, float]) -> Fill:
         texture = ValueRange(0, 255).to_float(draw_surface((crop.side, crop.side), rng=rng))
         share = rng.uniform(*opacity)
         clean = _clean(layout, crop)
+        if np.ptp(clean, axis=2).max() < GREY:
+            texture = texture.mean(axis=2, keepdims=True)
         blended: np.ndarray = (1 - share) * clean + share * like_channels(texture, clean.shape[2])
         return blended
 

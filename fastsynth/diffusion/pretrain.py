@@ -112,17 +112,18 @@ def latent_roughness(latents: Tensor) -> Tensor:
 def pretrain(config: AutoencoderConfig) -> Path:
     """Train to the end, continuing from the last checkpoint; returns the folder of the finished model."""
     pool = build_pool(config)
-    torch.manual_seed(config.seed)  # weights only; crops and latent noise have their own generators
-    training = AdversarialTraining(
-        CompactAutoencoder(latent_channels=config.latent_channels).train(),
-        output=config.output,
-        max_train_steps=config.steps,
-        warmup_steps=200,
-        learning_rate=config.learning_rate,
-        judge_learning_rate=2e-4,
-        ema_decay=0.998,
-        save_every=config.save_every,
-    )
+    with torch.random.fork_rng():  # weights only; crops and latent noise have their own generators
+        torch.manual_seed(config.seed)
+        training = AdversarialTraining(
+            CompactAutoencoder(latent_channels=config.latent_channels).train(),
+            output=config.output,
+            max_train_steps=config.steps,
+            warmup_steps=200,
+            learning_rate=config.learning_rate,
+            judge_learning_rate=2e-4,
+            ema_decay=0.998,
+            save_every=config.save_every,
+        )
     model = training.model
     for step in training.steps():
         rng = np.random.default_rng((config.seed, step))

@@ -160,20 +160,21 @@ def finish(config: DecoderConfig) -> Path:
     if not path.is_file():
         redrawn_views(config).save(path)
     views = RedrawnViews.load(path)
-    torch.manual_seed(config.seed)  # the judge's weights only; everything else has its own generators
     model = load_autoencoder(config.autoencoder)
     model.decoder.requires_grad_(True)
     warmup = max(1, config.steps // 10)
-    training = AdversarialTraining(
-        model,
-        output=config.output,
-        max_train_steps=config.steps,
-        warmup_steps=warmup,
-        learning_rate=config.learning_rate,
-        judge_learning_rate=4e-4,
-        ema_decay=0.99,
-        save_every=config.save_every,
-    )
+    with torch.random.fork_rng():  # the judge's weights only; everything else has its own generators
+        torch.manual_seed(config.seed)
+        training = AdversarialTraining(
+            model,
+            output=config.output,
+            max_train_steps=config.steps,
+            warmup_steps=warmup,
+            learning_rate=config.learning_rate,
+            judge_learning_rate=4e-4,
+            ema_decay=0.99,
+            save_every=config.save_every,
+        )
     for step in training.steps():
         rng = np.random.default_rng((config.seed, step))
         picks = rng.integers(len(views.pictures), size=config.batch_size)

@@ -99,6 +99,14 @@ def kid(
     return KIDResult(float(np.mean(values)), float(low), float(high))
 
 
+def mean_kid(of_types: Sequence[KIDResult]) -> KIDResult:
+    """Mean over defect types. Their errors are independent: each side of the interval adds up in squares."""
+    means, lows, highs = np.array(of_types).T
+    below, above = (float(np.sqrt(np.square(side - means).sum()) / len(means)) for side in (lows, highs))
+    mean = float(means.mean())
+    return KIDResult(mean, mean - below, mean + above)
+
+
 def kid_of_halves(
     real: np.ndarray, fake: np.ndarray, *, rng: np.random.Generator, subsets: int = 100, subset_size: int = 500
 ) -> np.ndarray:

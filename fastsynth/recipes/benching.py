@@ -86,8 +86,8 @@ def _row_cells(name: str, run: Run) -> list[Cell]:
     gate, count = run.config.generate.gate, run.config.generate.count
     drawn = all_drawn(run.store_folder, count=count, attempts=gate.attempts if gate.enabled else 1)
     found = [Cell(name, "store", drawn), Cell(name, "image metrics", _is_measured(run))]
-    if hasattr(run.config.renderer, "training"):
-        found.insert(0, Cell(name, "model", (run.model_folder / TRAINED).is_file()))
+    if trained := [one for one in _trainable(run) if hasattr(one.config.renderer, "training")]:
+        found.insert(0, Cell(name, "model", all((one.model_folder / TRAINED).is_file() for one in trained)))
     return found + [
         Cell(name, f"segmenter {plan.folder}, seed {seed}", is_scored(run, plan, seed=seed))
         for plan in planned_arms(run)[1:]

@@ -16,7 +16,6 @@ from fastsynth.data.datasets import Record
 from fastsynth.data.export.folder import inside
 from fastsynth.data.store import MANIFEST, read_manifest
 from fastsynth.files import sha256_file, write_json
-from fastsynth.halo import grow
 from fastsynth.images import read_image, read_mask
 from fastsynth.quality.gate_measures import SEEN_SHARE, change
 from fastsynth.quality.image_metrics import (
@@ -132,7 +131,7 @@ def _measure(
         return found
     for name, records in (("known", known_records), ("unseen", unseen_records)):
         if records:
-            crops[name] = _crops(_with_halo(run, record) for record in records)
+            crops[name] = _crops(run.read_with_halo(record) for record in records)
     nearest = nearest_distance(crops["made"], crops["known"])
     found |= {
         "inception_score": inception_score(class_probabilities(crops["made"])),
@@ -154,11 +153,6 @@ def _measure(
 def _crops(pairs: Iterable[Pair]) -> Crops:
     parts = [defect_crops([image], [foreground]) for image, foreground in pairs]
     return Crops(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-
-
-def _with_halo(run: Run, record: Record) -> Pair:
-    image, foreground = run.read(record)
-    return image, grow(foreground, run.halo)
 
 
 def _sample(run: Run, line: dict[str, Any]) -> Pair:

@@ -109,6 +109,7 @@ def _encoded_views(run: Run, settings: FASTConfig, pipeline: FASTPipeline) -> di
         settings.training.normal_crops,
         run.config.layouts.quarter_turns,
         run.config.layouts.flip,
+        run.halo,
         weights_sha256(pipeline.vae),
     ]
     folder = run.folder / "cache" / f"views-{sha256_json(made_from)[:12]}"

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from fastsynth.checkpoints import disk_errors
 from fastsynth.environment import reset_peak_memory, stage_peak_mb
 from fastsynth.files import write_json
-from fastsynth.halo import grow
 from fastsynth.layouts.masks import RealMask, split_parts
 from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_index
@@ -96,8 +95,7 @@ def find_reference(run: Run, style: ReferenceStyle) -> tuple[np.ndarray, np.ndar
             f"like {next(iter(records))}"
         )
     record = records[style.image]
-    image, foreground = run.read(record)
-    foreground = grow(foreground, run.halo)
+    image, foreground = run.read_with_halo(record)
     parts = split_parts(RealMask(str(record.mask), str(record.defect), foreground))
     if not 1 <= style.instance <= len(parts):
         raise ValueError(f"{style.image} has no instance {style.instance}; its {len(parts)} count from 1")

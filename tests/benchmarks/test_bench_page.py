@@ -31,12 +31,22 @@ def minus(row: str, baseline: str, low: float, *, metric: str = "miou", defect: 
     }
 
 
+QUALITY = {
+    "mean": {"kid": 1.2345, "kid_training": 1.5, "diversity": 0.31, "copies": 0.222, "nearest": 3.456},
+    "types": {"crack": {"kid": {"mean": 1.2345, "low": 1.0, "high": 2.0}}},
+    "names": {
+        **{"kid": "KID, some features", "copies": "share of samples like a known one", "nearest": "distance to one"},
+        **{"inception_score": "inception score, some classes", "alignment": "IoU with the change"},
+    },
+}
+
+
 def made(minutes: float | None) -> dict:
     return {
         "renderer_minutes": minutes,
         "renderer_peak_memory_mb": 1234.5,
         "seconds_per_image": 0.456,
-        "quality": {"mean": {"kid": 1.2345, "diversity": 0.31}},
+        "quality": QUALITY,
         "verdict": "No measurable gain.",
     }
 
@@ -89,7 +99,11 @@ def test_the_page_has_scores_cost_and_intervals_of_every_row():
     costs = "KID | diversity | s per image | training, min | peak memory, MB"
     assert f"| row | mIoU | Acc | AP | PRO | false alarms | {costs} |" in page
     common = ["41.0 ± 1.4", "50.0 ± 0.0", "30.0 ± 0.0", "80.0 ± 0.0", "25.0 ± 0.0"]
-    scores, to_real, to_pasted, types, gains = cells(page, "FAST")
+    scores, looks, to_real, to_pasted, types, gains = cells(page, "FAST")
+    assert looks[1:] == ["1.234 (1.000 to 2.000)", "–", "3.46", "22 %", "–", "–"]
+    assert "The training defects themselves have a KID of 1.500." in page
+    assert "\n- KID, some features\n" in page
+    assert "\n- copies: share of samples like a known one\n" in page
     assert scores[1:] == [*common, "1.234", "0.310", "0.46", "12.3", "1234"]
     assert to_real[1:] == ["**+6.0 (+1.0 to +11.0)**", "–"]
     assert to_pasted[1:] == ["+3.0 (-2.0 to +8.0)"]
@@ -107,7 +121,7 @@ def test_the_page_has_imagewise_scores_where_they_were_measured():
     found = RESULT | {"rows": rows, "differences": [*RESULT["differences"], *imagewise]}
     page = bench_page.bench_page("bench_tiles", found, "")
     assert "| row | mIoU | mIoU, imagewise | Acc |" in page
-    scores, to_real, *_, gains = cells(page, "FAST")
+    scores, _, to_real, *_, gains = cells(page, "FAST")
     gain = "**+7.0 (+2.0 to +12.0)**"
     assert (scores[2], to_real[2], gains[1:]) == ("45.0 ± 0.0", gain, [gain])
     overview = pages.overview_page({"tiles": found}, "")

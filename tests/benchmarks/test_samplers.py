@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from sampler_cells import AXES, CELLS, DEFAULT, NOISE, SAMPLERS, Cell
-from samplers import Study, fill, mean_kid
+from samplers import Study, fill
 from samplers_page import page, plot
 
 from fastsynth.config import load_config
@@ -66,7 +66,7 @@ class TestMeasuring:
         assert set(found["types"]) == {"tile/blob", "tile/crack"}
         assert sum(each["samples"] for each in found["types"].values()) == COUNT
         assert found["kid"]["low"] < found["kid"]["mean"] < found["kid"]["high"]
-        assert found["diversity"] > 0
+        assert all(of_type["diversity"] > 0 for of_type in found["types"].values())
         assert found["seconds_per_image"] > 0
         assert read_json(study.path(cell)) == found
 
@@ -74,16 +74,12 @@ class TestMeasuring:
         """DDIM with η = 1 is DDPM: from other masks, backgrounds or noise it would not stand where DDPM stands."""
         ddpm, ddim = (study.measure(sampled(name, calls=4)) for name in ("ddpm", "ddim 1"))
         assert ddim["kid"] == pytest.approx(ddpm["kid"], rel=1e-3)
-        assert ddim["diversity"] == pytest.approx(ddpm["diversity"], rel=1e-3)
+        for pair, of_type in ddpm["types"].items():
+            assert ddim["types"][pair]["diversity"] == pytest.approx(of_type["diversity"], rel=1e-3)
 
     def test_a_cell_measured_again_gives_the_same_figures_but_for_the_time(self, study):
         first, second = (study.measure(sampled("ddim 1", calls=2)) for _ in range(2))
         assert first | {"seconds_per_image": 0} == second | {"seconds_per_image": 0}
-
-    def test_the_interval_of_a_mean_over_types_narrows_with_their_number(self):
-        one = {"mean": 0.5, "low": 0.4, "high": 0.7}
-        assert mean_kid([one]) == pytest.approx(one)
-        assert mean_kid([one] * 4) == pytest.approx({"mean": 0.5, "low": 0.45, "high": 0.6})
 
     def test_a_segmenter_learns_from_the_cell_s_own_samples(self, study):
         cell = sampled("ddim 1", calls=2)
@@ -128,7 +124,7 @@ class TestPage:
                 "nfe": float(cell.calls),
                 "seconds_per_image": 0.1 + 0.03 * cell.calls,
                 "kid": {"mean": 1 / cell.calls + place / 50, "low": 0.0, "high": 4.0},
-                "diversity": None if cell == DEFAULT else 1.5,
+                "types": {"tile/blob": {"diversity": 1.0}, "tile/crack": {"diversity": 2.0}},
             }
             for place, cell in enumerate(CELLS[:-2])
         ]
@@ -149,7 +145,9 @@ class TestPage:
         text = page("samplers_mine", result, "A remark.")
         known = {cell["name"] for cell in result["cells"]}
         for axis, cells in AXES.items():
-            (section,) = re.findall(rf"## {axis}\n\n(.*?)\n\n", text, flags=re.DOTALL)
+            (shared, section), *more = re.findall(rf"## {axis}\n\n(.*?)\n\n(.*?)\n\n", text, flags=re.DOTALL)
+            assert not more
+            assert ("start noise" in shared) == all(cell.start == "noise" for cell in cells)
             assert len(section.splitlines()) == 2 + sum(cell.name in known for cell in cells)
         assert "+1.2 (-1.0 to +3.4)" in text
         assert "Not measured: 2 cells." in text
@@ -157,6 +155,12 @@ class TestPage:
         assert all(
             len(line) > 0 or before for before, line in zip(text.splitlines(), text.splitlines()[1:], strict=False)
         )
+
+    def test_a_diversity_that_not_every_type_has_is_not_shown(self, result):
+        assert "| 1.500 |" in page("samplers_mine", result, "")
+        for cell in result["cells"]:
+            cell["types"]["tile/blob"]["diversity"] = None
+        assert "diversity" not in page("samplers_mine", result, "")
 
     def test_the_nearest_cell_is_named_and_the_default_stands_beside_it(self, result):
         text = page("samplers_mine", result, "")

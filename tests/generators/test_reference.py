@@ -66,6 +66,16 @@ class TestDRAEM(DrawnAnewLaws):
         expected = 0.75 * 100 + 0.25 * strong.astype(float)
         assert np.abs(faint - expected).max() <= 1
 
+    def test_a_grey_picture_in_three_channels_gets_no_colours(self):
+        grey, warm = np.full((60, 60, 3), 100, np.uint8), np.full((60, 60, 3), (100, 90, 80), np.uint8)
+        renderer, seeds = reference(draem(opacity=(1.0, 1.0))), range(8)
+        colours = [
+            [np.ptp(s.image.astype(int), axis=2)[s.mask > 0].max() for s in renderer.render([layout] * 8, seeds)]
+            for layout in (layout_of(picture, ("dent", 10, 10, 30, 30)) for picture in (grey, warm))
+        ]
+        assert max(colours[0]) == 0
+        assert max(colours[1]) > 20
+
 
 class TestNSA(DrawnAnewLaws):
     @pytest.fixture

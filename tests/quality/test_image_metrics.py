@@ -13,11 +13,13 @@ import torch
 from fastsynth.images import read_image, read_mask
 from fastsynth.quality.image_metrics import (
     Crops,
+    KIDResult,
     defect_crops,
     diversity,
     inception_score,
     kid,
     kid_of_halves,
+    mean_kid,
     nearest_distance,
     perceptual_embedding,
     trunk_features,
@@ -213,6 +215,14 @@ def test_two_sets_that_hardly_differ_differ_by_less_than_the_interval_of_either(
     more = far - near
     assert np.percentile(more, 2.5) > 0
     assert np.ptp(more) < np.ptp(near) / 2
+
+
+def test_the_interval_of_a_mean_over_types_narrows_with_their_number():
+    one = KIDResult(0.5, 0.4, 0.7)
+    assert mean_kid([one]) == pytest.approx(one)
+    assert mean_kid([one] * 4) == pytest.approx((0.5, 0.45, 0.6))
+    # independent errors: 0.03 and 0.04 together are 0.05, halved by the mean of two
+    assert mean_kid([KIDResult(1, 0.97, 1.03), KIDResult(3, 2.96, 3.04)]) == pytest.approx((2, 1.975, 2.025))
 
 
 def test_the_same_rng_gives_the_same_kid():

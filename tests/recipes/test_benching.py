@@ -9,7 +9,7 @@ import yaml
 from fastsynth.bench_config import load_bench
 from fastsynth.config import load_config
 from fastsynth.recipes.bench_sheet import with_equal_masks
-from fastsynth.recipes.benching import _share_model, share_split
+from fastsynth.recipes.benching import _row_cells, _share_model, share_split
 from fastsynth.recipes.rendering import train_renderer
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
@@ -147,7 +147,10 @@ def test_a_part_of_a_hybrid_takes_over_the_model_of_a_row_with_its_settings(copi
     mixed = RunConfig.model_validate(
         {**dict(alone.config), "output": tmp_path / "mixed", "renderer": {"kind": "hybrid", "parts": parts}}
     )
+    untrained = [cell.finished for cell in _row_cells("mix", Run(mixed)) if cell.name == "model"]
     _share_model(Run(mixed), {"FAST": alone})
+    trained = [cell.finished for cell in _row_cells("mix", Run(mixed)) if cell.name == "model"]
+    assert (untrained, trained) == ([False], [True])
     assert contents(tmp_path / "mixed" / "model" / "learnt") == contents(alone.model_folder)
     assert not (tmp_path / "mixed" / "model" / "pasted").exists()
     train_renderer(Run(mixed))

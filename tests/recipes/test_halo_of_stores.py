@@ -60,3 +60,13 @@ def test_unless_it_is_given_it_is_measured_and_part_of_what_a_model_is_trained_w
     assert run.config.data.halo is None
     assert run.training_settings()["data.halo"] == run.halo
     assert {line["halo"] for line in read_manifest(copied_run.store)} == {run.halo}
+
+
+def test_a_renderer_with_another_halo_learns_from_views_of_its_own(copied_run, cli):
+    kept = []
+    for halo in (0, 3):
+        for name in ("model", "checkpoints"):  # as the refusal of another halo says
+            shutil.rmtree(copied_run.folder / name)
+        assert cli("train", copied_run.config, "-s", f"data.halo={halo}").code == 0
+        kept.append({path.name for path in (copied_run.folder / "cache").glob("views-*")})
+    assert len(kept[1] - kept[0]) == 1
