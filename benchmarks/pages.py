@@ -50,7 +50,7 @@ def page(name: str, result: dict[str, Any], remarks: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def autoencoder_page(results: dict[str, dict[str, Any]]) -> str:
+def autoencoder_page(results: dict[str, dict[str, Any]], remarks: str) -> str:
     """The Markdown page of the trials of benchmarks/autoencoder.py, by the name of the data."""
     rows, psnr = [], []
     for data, result in results.items():
@@ -80,6 +80,7 @@ def autoencoder_page(results: dict[str, dict[str, Any]]) -> str:
         "PSNR in dB over the training defects, in 128 px crops: around the defect's middle at native scale, and zoomed",
         "to the defect as FAST sees it.",
         "",
+        *([remarks.strip(), ""] if remarks.strip() else []),
         *sheets,
         *commands,
         "",
@@ -226,7 +227,7 @@ def pages() -> dict[str, str]:
             for name, result in verdicts.items()
         },
         "when_synthesis_helps": overview_page(verdicts, remarks_of("when_synthesis_helps")),
-        "autoencoder": autoencoder_page(trials),
+        "autoencoder": autoencoder_page(trials, remarks_of("autoencoder")),
         **{name: options_page(found[name], remarks_of(name)) for name in ("layout_options",) if name in found},
     }
 

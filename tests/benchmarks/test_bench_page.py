@@ -155,7 +155,7 @@ def root(tmp_path):
 def test_a_finished_table_is_fetched_and_gets_its_page(root, monkeypatch):
     assert (root / "docs" / "bench_tiles.jpg").is_file()
     monkeypatch.setattr(pages, "RESULTS", root / "benchmarks" / "results")
-    monkeypatch.setattr(pages, "autoencoder_page", lambda _: "")
+    monkeypatch.setattr(pages, "autoencoder_page", lambda *_: "")
     generated = pages.pages()
     assert generated["bench_tiles"] == bench_page.bench_page("bench_tiles", RESULT, "")
     assert "(bench_tiles.md)" in generated["when_synthesis_helps"]
