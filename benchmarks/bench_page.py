@@ -54,7 +54,7 @@ def bench_page(name: str, result: dict[str, Any], remarks: str) -> str:
         "",
         *_scores(arms, result["table"]),
         "",
-        *_samples(result["table"]),
+        *_samples(arms, result["table"]),
         "Difference to the real arm in points, with 95 % intervals; bold where the interval does not hold zero:",
         "",
         *_differences([d for d in overall if d["baseline"] == "real"]),
@@ -111,9 +111,10 @@ def _scores(arms: dict[str, list[dict[str, Any]]], made: dict[str, Any]) -> list
     )
 
 
-def _samples(made: dict[str, Any]) -> list[str]:
+def _samples(arms: dict[str, list[dict[str, Any]]], made: dict[str, Any]) -> list[str]:
     """The image metrics, means over the types, and what each of them is. Nothing where none was measured."""
-    measured_rows = {label: row["quality"] for label, row in made.items() if row.get("quality")}
+    by_label = {label: made.get(rows[0]["row"], {}).get("quality") for label, rows in arms.items()}
+    measured_rows = {label: quality for label, quality in by_label.items() if quality}
     if not measured_rows:
         return []
     names = next(iter(measured_rows.values()))["names"]
