@@ -108,8 +108,8 @@ def options_page(result: dict[str, Any], remarks: str) -> str:
         "# What the options of pix2pixHD do",
         "",
         f"On a toy set of {result['pictures']} pictures of 32 px, defects in three colours, {result['steps']} steps,",
-        f"trainings of each option with seeds {', '.join(map(str, seeds))}, all else equal; judged on layouts that",
-        "were not trained on. What differs by less than the trainings of one option do does not differ.",
+        f"each option trained with the seeds {', '.join(map(str, seeds))}, all else equal; judged on layouts that were",
+        "not trained on. Differences smaller than those between trainings of one option mean nothing.",
         "",
         *table(
             ["option", "defect drawn, IoU", "looks of 3", "L1", "minutes"],

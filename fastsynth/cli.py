@@ -52,6 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="New defect images with pixel-exact masks from normal images and a few annotated defects.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Show and check configurations.")

@@ -15,7 +15,7 @@ def segment_train(
     config: ConfigPath,
     arm: Annotated[str, typer.Option(help="real, real+synthetic-<ratio> or synthetic.")] = "real",
     overrides: Overrides = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(help="Seed of the segmenter.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the segmenter.")] = 0,
     device: Device = None,
 ) -> None:
     """Train and score one segmenter of one arm; `compare` trains whatever is missing."""

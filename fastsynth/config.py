@@ -99,6 +99,17 @@ def config_sha256(config: Config) -> str:
     return sha256_json(config.model_dump(mode="json"))
 
 
+WANTED = {
+    "model_type": "wanted keys below it",
+    "model_attributes_type": "wanted keys below it",
+    "dict_type": "wanted keys below it",
+    "tuple_type": "wanted a list, like [0, 1]",
+    "list_type": "wanted a list, like [0, 1]",
+    "path_type": "wanted a path",
+}
+"""Type of a pydantic error → what to write instead, where its own message speaks of Python."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain values alone: no aliases, by which a few lines become millions of values, no tags, no dates."""
 
@@ -123,6 +134,15 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                problem = f"key {shown(key.value)} is there twice; keep one of them"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep=deep)
 
     def whole_number(self, node: Any) -> int:
         try:
@@ -184,7 +204,7 @@ def _explain(kind: type[Config], item: Any) -> str:
         return f"{'.'.join([*where, 'kind'])}: got {shown(context['tag'])}; wanted one of {wanted}"
     if item["type"] == "union_tag_not_found":
         return f"key {shown('.'.join([*where, 'kind']))} is missing; add it"
-    message = _one_line(item["msg"].removeprefix("Value error, "))
+    message = WANTED.get(item["type"]) or _one_line(item["msg"].removeprefix("Value error, "))
     return f"{'.'.join(where) or 'config'}: got {shown(item['input'])}; {message}"
 
 
@@ -202,9 +222,15 @@ def _fields_at(kind: Any, where: list[str]) -> set[str]:
     classes = _config_classes(kind)
     for part in where:
         fields = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
-        # a part that is no field is the tag of a discriminated union or an index: stay where we are
-        classes = [found for field in fields for found in _config_classes(field)] or classes
+        # a part that is no field is the tag of a discriminated union, which chooses one of its classes, or an index
+        tagged = [cls for cls in classes if part in _kinds_of(cls)]
+        classes = [found for field in fields for found in _config_classes(field)] or tagged or classes
     return {name for cls in classes for name in cls.model_fields}
+
+
+def _kinds_of(cls: type[Config]) -> tuple[Any, ...]:
+    """Values of its key `kind`; none without one."""
+    return get_args(cls.model_fields["kind"].annotation) if "kind" in cls.model_fields else ()
 
 
 def _without_tags(kind: Any, where: list[str]) -> list[str]:

@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise ValueError(f"{path} is not readable JSON ({reason}); delete it or restore it from a backup") from error
+        raise ValueError(f"{path} is not readable JSON ({reason}); correct it, or restore it from a backup") from error
 
 
 def sha256_bytes(data: bytes) -> str:

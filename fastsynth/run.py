@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from fastsynth.config import dotted, dump_config
-from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects
+from fastsynth.data.datasets import DataSet, Record, open_dataset, require_defects, require_outside
 from fastsynth.data.duplicates import Looks
 from fastsynth.data.split import LeakGuard, Part, Split, SplitConfig, make_split
 from fastsynth.diffusion.pretrained.config import SAMPLING_KEYS
@@ -70,6 +70,7 @@ class Run:
             follow_links=config.data.follow_links,
         )
         require_defects(self.dataset)
+        require_outside(self.dataset, self.folder)
         self._refuse_other_model()
 
     @property
@@ -135,9 +136,8 @@ class Run:
     def _keep_looks(self, split: Split) -> None:
         test = {image for image in split.test if (self.path(image)).is_file()}
         unchanged = {image for image in test if sha256_file(self.path(image)) == split.sha256[image]}
-        Looks.of(self.config.data.root, [r for r in self.dataset.records if r.image in unchanged]).write(
-            self.looks_path
-        )
+        looks = Looks.of(self.config.data.root, [r for r in self.dataset.records if r.image in unchanged])
+        looks.write(self.looks_path)
 
     def records(self, part: Part, *, normal: bool) -> list[Record]:
         """Normal or defect images of one part of the split, sorted by path; every file is what it was at the split.

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from fastsynth.config import MAX_INTEGER, Config
 from fastsynth.data.datasets import DataConfig
@@ -107,10 +107,13 @@ class GenerateConfig(Config):
     """Which samples are refused and drawn again."""
 
 
+Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+
+
 class CompareConfig(Config):
     """The arms of the verdict: real alone, real with synthetic, synthetic alone."""
 
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     """One segmenter per seed and arm; three is the least that says how far seeds scatter."""
     ratios: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
     """Synthetic defect crops per real one, one arm each."""
@@ -123,13 +126,22 @@ class CompareConfig(Config):
     """Samples are left out of whose mask the real arm's first segmenter finds less than this share, at most half of a
     type: what nobody sees teaches to see defects where there are none. 0: none is left out."""
 
+    @model_validator(mode="after")
+    def _arms_differ(self) -> Self:
+        for name, values in {"seeds": self.seeds, "ratios": self.ratios}.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names one of them twice; name each once")
+        if not self.ratios and not self.synthetic_only:
+            raise ValueError("no arm has synthetic images; give a ratio, or set synthetic_only to true")
+        return self
+
 
 class RunConfig(Config):
     """Everything `fastsynth run` needs."""
 
     output: Path
     """Folder of the run; made when missing, resumed when not."""
-    seed: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 0
+    seed: Seed = 0
     """Of the split, the training, the layouts and the samples; segmenters have their own seeds."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: DataConfig

@@ -146,12 +146,18 @@ def differences(arms: Sequence[Arm], *, rng: np.random.Generator, resamples: int
     if len(baselines) != 1 or not others:
         names = ", ".join(sorted({arm.arm for arm in arms})) or "nothing"
         raise ValueError(f"got {names}; wanted one arm {REAL!r} and at least one other, train the missing one")
+    seed = common_seed(rng)
     return [
         entry
         for group in others
         for metric in judged_metrics(arms)
-        for entry in difference(group, baselines[0], metric, rng=rng, resamples=resamples)
+        for entry in difference(group, baselines[0], metric, rng=np.random.default_rng(seed), resamples=resamples)
     ]
+
+
+def common_seed(rng: np.random.Generator) -> int:
+    """One for all pairs: the interval of a pair is the same whatever others are compared beside it."""
+    return int(rng.integers(2**63))
 
 
 def judged_metrics(arms: Sequence[Arm]) -> list[Metric]:

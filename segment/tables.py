@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from segment.compare import Arm, Difference, difference, judged_metrics
+from segment.compare import Arm, Difference, common_seed, difference, judged_metrics
 
 
 def against_rows(
@@ -24,13 +24,15 @@ def against_rows(
         assert arm.row is not None
         tables.setdefault(arm.ratio, {}).setdefault(arm.row, []).append(arm)
     found: list[Difference] = []
+    seed = common_seed(rng)
     for rows in tables.values():
         best = best_reference(rows, references)
         baselines = dict.fromkeys(name for name in (best, *compare_with) if name in rows)
         for baseline in baselines:
             for name, row in rows.items():
                 for metric in judged_metrics(row) if name != baseline else ():
-                    found += difference(row, rows[str(baseline)], metric, rng=rng, resamples=resamples)
+                    same = np.random.default_rng(seed)
+                    found += difference(row, rows[str(baseline)], metric, rng=same, resamples=resamples)
     return found
 
 

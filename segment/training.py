@@ -113,7 +113,6 @@ def train_segmenter(
     if (folder / RESULT_FILE).is_file():
         return _finished(folder, fingerprint)
     with lock_for_all(folder), _worker_errors(folder), gentle_stop() as stop:
-        _claim(folder, fingerprint)
         accelerator = Accelerator(cpu=device == "cpu")
         model = build_segmenter(
             arch=config.arch,
@@ -122,6 +121,7 @@ def train_segmenter(
             decoder_channels=config.decoder_channels,
             seed=seed,
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _claim(folder, fingerprint)  # now that the settings are known to make a segmenter
         if accelerator.num_processes > 1:
             share_batch_statistics(model)
             # of channels_last weights in buckets: no error, torch says, but it would say so at every start

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from fastsynth.config import Config, config_sha256, dump_config, load_config, parse_config
 from fastsynth.diffusion.config import FASTConfig
+from fastsynth.run_config import CompareConfig
 
 
 class Red(Config):
@@ -78,7 +79,12 @@ def test_every_problem_gets_one_line_that_starts_with_the_file(write):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [1", "not valid YAML"), ("- 1\n- 2", "holds a list; wanted `key: value` lines"), ("\xff: \x00", "YAML")],
+    [
+        ("name: a\nname: b", "line 2: key 'name' is there twice"),
+        ("a: [1", "not valid YAML"),
+        ("- 1\n- 2", "holds a list; wanted `key: value` lines"),
+        ("\xff: \x00", "YAML"),
+    ],
 )
 def test_what_is_not_a_mapping_in_yaml_is_refused_in_one_line(write, text, message):
     with pytest.raises(ValueError, match=message) as caught:
@@ -121,6 +127,8 @@ def test_an_override_alone_is_enough_for_an_empty_file(write):
         ("name.sub=3", "name is a value, it has no keys below it"),
         ("sizes=[1", "not valid YAML"),
         ("inner.with=3", "did you mean 'width'"),
+        ("inner=3", "inner: got 3; wanted keys below it"),
+        ("sizes=3", "sizes: got 3; wanted a list, like"),
     ],
 )
 def test_a_bad_override_is_explained(write, override, message):
@@ -180,3 +188,17 @@ def test_farm_is_refused_where_it_was_not_trained_for():
     with pytest.raises(ValueError, match=r"farm is input, but with training.farm_share 0 .* set training.farm_share"):
         parse_config(FASTConfig, {"farm": "input"}, source="x.yaml")
     assert parse_config(FASTConfig, {"farm": "input", "training": {"farm_share": 0.5}}, source="x.yaml").farm == "input"
+
+
+@pytest.mark.parametrize(
+    ("compare", "message"),
+    [
+        ({"seeds": [0, 0]}, "seeds names one of them twice"),
+        ({"ratios": [1, 1.0]}, "ratios names one of them twice"),
+        ({"seeds": [-1]}, "greater than or equal to 0"),
+        ({"ratios": [], "synthetic_only": False}, "no arm has synthetic images"),
+    ],
+)
+def test_arms_that_could_never_be_compared_are_refused(compare, message):
+    with pytest.raises(ValueError, match=message):
+        CompareConfig(**compare)

@@ -16,6 +16,13 @@ from fastsynth.images import read_mask, read_undamaged
 
 MIN_SIDE = 16
 """Smaller pictures hold nothing to learn from, in pixels."""
+BORDER: tuple[tuple[int | slice, int | slice], ...] = (
+    (0, slice(None)),
+    (-1, slice(None)),
+    (slice(None), 0),
+    (slice(None), -1),
+)
+"""Of a mask: its first and last row and column."""
 HARMLESS = frozenset({"mask_without_image", "unused_groups", "duplicate_in_tree"})
 """Kinds of problems that leave every image usable."""
 
@@ -37,6 +44,7 @@ class Problem:
         "wrong_size",
         "not_binary",
         "empty_mask",
+        "mostly_marked",
         "unused_groups",
         "too_few",
         "duplicate_in_tree",
@@ -101,6 +109,13 @@ def _check_mask(root: Path, path: str, image: np.ndarray | None) -> Iterator[Pro
         return
     if not foreground.any():
         yield Problem(path, "empty_mask", "no pixel is marked; draw the defect, or move its image to the normal ones")
+    elif foreground.mean() > 0.5 and all(foreground[side].all() for side in BORDER):
+        yield Problem(
+            path,
+            "mostly_marked",
+            f"{foreground.mean():.0%} of the picture are marked, its whole border too; if it is inverted, or its shape "
+            "is in an alpha channel or a colour table, save it with 0 outside and 255 inside",
+        )
 
 
 def _decoded(root: Path, path: str) -> np.ndarray | Problem:
@@ -123,6 +138,8 @@ def _check_groups(dataset: DataSet) -> Iterator[Problem]:
 
 
 def _check_counts(dataset: DataSet) -> Iterator[Problem]:
+    if not dataset.defects:
+        yield Problem(".", "too_few", "no defect images; put some into test/<defect> or defects/<defect>, with masks")
     kinds: dict[tuple[str, str | None], list[str]] = {}
     for record in dataset.defects:
         kinds.setdefault((record.category, record.defect), []).append(record.image)

@@ -173,6 +173,15 @@ def require_defects(dataset: DataSet) -> None:
             )
 
 
+def require_outside(dataset: DataSet, folder: Path) -> None:
+    """Raises ValueError when `folder` lies in one of the data's own, where its pictures would be read as data."""
+    taken = {parent for r in dataset.records for path in (r.image, r.mask) if path for parent in Path(path).parents}
+    home = folder.resolve()
+    for parent in sorted(taken - {Path()}):
+        if home.is_relative_to((dataset.root / parent).resolve()):
+            raise ValueError(f"output {folder} lies in the data, in {dataset.root / parent}; choose a folder outside")
+
+
 def check_defect_name(name: str) -> None:
     """Raises ValueError unless a folder of this name is found again as that of one defect type."""
     bad = not name.strip() or name.startswith(".") or NO_NAME.search(name) or name in ("good", COMBINED)
@@ -205,6 +214,8 @@ def _refuse_links_out(root: Path, paths: Iterable[str]) -> None:
 
 def _category_folders(root: Path) -> dict[str, Path]:
     """Category name → folder."""
+    if (root / "train" / "good").is_dir() and (root / "normal").is_dir():
+        raise ValueError(f"{root} holds both train/good and normal; keep one kind of tree, wanted {LAYOUTS}")
     if _is_category(root):
         return {root.resolve().name: root}
     folders = {folder.name: folder for folder in _folders(root) if (folder / "train" / "good").is_dir()}

@@ -42,6 +42,8 @@ def read_patients(folder: Path) -> dict[str, str]:
             rows = csv.DictReader(file)
             columns = rows.fieldnames or []
             if PATIENT not in columns:
+                if any(PATIENT in column for column in columns):
+                    raise ValueError(f"{path} has the columns {', '.join(map(repr, columns))}; separate them by commas")
                 return {}
             if NAME not in columns:
                 raise ValueError(

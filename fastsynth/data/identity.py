@@ -88,10 +88,16 @@ def _check(value: Any) -> None:
 
 def settle_identity(folder: Path, identity: Identity) -> None:
     """Write it, or compare it with what is there. Raises ValueError that names what differs or cannot be."""
-    path = folder / IDENTITY
-    if not path.is_file():
+    if not (folder / IDENTITY).is_file():
         _check(identity)
-        write_json(path, identity)
+        write_json(folder / IDENTITY, identity)
+    require_identity(folder, identity)
+
+
+def require_identity(folder: Path, identity: Identity) -> None:
+    """Raises ValueError that names what differs from what is there, if there is a store; writes nothing."""
+    if not (folder / IDENTITY).is_file():
+        return
     stored: dict[str, Any] = {**read_identity(folder)}
     for key in sorted(identity.keys() | stored.keys()):
         if stored.get(key) != identity.get(key):

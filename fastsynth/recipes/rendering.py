@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fastsynth import __version__
 from fastsynth.data.datasets import Record
 from fastsynth.data.export.folder import inside
+from fastsynth.data.identity import require_identity
 from fastsynth.data.manifest import Line, Shard
 from fastsynth.data.medical.sidecar import NOTICE, notice_of
 from fastsynth.data.store import Identity, Store, read_manifest
@@ -171,9 +172,11 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
                 renderer = load_renderer(run)
         return _render(run, renderer, unit, attempt)
 
+    identity = _identity(run)
+    require_identity(run.store_folder, identity)  # before the stage writes down what it runs with
     with (
         run.stage("generate", shared=shard is not None),
-        Store.open(run.store_folder, identity=_identity(run), shard=shard) as store,
+        Store.open(run.store_folder, identity=identity, shard=shard) as store,
     ):
         filling = Filling(
             store,

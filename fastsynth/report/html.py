@@ -127,7 +127,7 @@ def _provenance(
         "system": environment.get("platform"),
         "Python": environment.get("python"),
         **{f"SHA-256 of {name}": sha256_file(folder / name) for name in HASHED_FILES if (folder / name).is_file()},
-        "packages": _flat(environment.get("packages")),
+        "packages": ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items()),
     }
     return {label: value for label, value in lines.items() if value}
 
@@ -147,7 +147,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"percent": summary.percent, "points": summary.points}
+    pages.filters |= {"percent": summary.percent, "points": summary.points, "duration": summary.duration}
     return pages.get_template("template.html")
 
 

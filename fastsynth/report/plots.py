@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fastsynth.report.summary import Row, difference_tone, points
 
@@ -112,6 +113,9 @@ def size_plot(areas: Mapping[str, np.ndarray], *, title: str, unit: str) -> str:
                 [ordered[0], *ordered], [0, *shares], where="post", color=SERIES[number], linewidth=2, label=label
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel(f"area, {unit}")
         axes.set_ylabel("% up to this area")

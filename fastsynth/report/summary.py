@@ -187,7 +187,7 @@ def difference_line(row: Row) -> DifferenceLine:
 
 
 def score_facts(rows: Sequence[Row], differences: Sequence[Row]) -> list[Fact]:
-    """The largest gain in mIoU from adding synthetic images, with its interval, and the two scores behind it."""
+    """The largest difference in mIoU from adding synthetic images, with its interval, and the two scores behind it."""
     overall = [row for row in differences if row["metric"] == "miou" and not row.get("defect")]
     overall = [row for row in overall if row["arm"] == SYNTHETIC_ADDED] or overall
     if not overall:
@@ -196,7 +196,7 @@ def score_facts(rows: Sequence[Row], differences: Sequence[Row]) -> list[Fact]:
     means = {label: _mean(_values(arm, "miou")) for label, arm in by_arm(rows).items()}
     before, after = means.get(largest["baseline"]), means.get(arm_label(largest))
     interval = f"points; 95 %: {points(largest['low'])} to {points(largest['high'])}"
-    facts = [Fact("Largest gain in mIoU", points(largest["mean"]), interval)]
+    facts = [Fact("Difference in mIoU", points(largest["mean"]), interval)]
     if before is not None and after is not None:
         note = f"{largest['baseline']} → {arm_label(largest)}"
         facts.append(Fact("mIoU", f"{percent(before)} → {percent(after)}", note))
@@ -217,14 +217,19 @@ def cost_facts(rows: Sequence[Row]) -> list[Fact]:
     if seconds := _values(rows, "seconds_per_image"):
         facts.append(Fact("Seconds per image", _range(min(seconds), max(seconds)), "by renderer"))
     if minutes := _values(rows, "train_minutes"):
-        facts.append(Fact("Segmenter training", f"{sum(minutes) / 60:.1f} h", f"{len(minutes)} segmenters"))
+        facts.append(Fact("Segmenter training", duration(sum(minutes)), f"{len(minutes)} segmenters"))
     if peaks := _values(rows, "peak_memory_mb"):
         facts.append(Fact("Peak memory", f"{max(peaks) / 1000:.1f} GB"))
     return facts
 
 
+def duration(minutes: float) -> str:
+    return f"{minutes / 60:.1f} h" if minutes >= 120 else f"{minutes:.1f} min"
+
+
 def _range(low: float, high: float) -> str:
-    return f"{low:.2g}" if low == high else f"{low:.2g} – {high:.2g}"
+    shown = [f"{value:.2g}" if value < 100 else f"{value:.0f}" for value in dict.fromkeys((low, high))]
+    return " – ".join(shown)
 
 
 def percent(fraction: float) -> str:

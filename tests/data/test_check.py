@@ -1,4 +1,5 @@
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -91,13 +92,36 @@ def test_a_tiny_picture_is_too_small(tiny_tree):
     ("pixels", "kind"),
     [
         (np.zeros((40, 48), np.uint8), "empty_mask"),
-        (np.full((48, 40), 255, np.uint8), "wrong_size"),
+        (np.pad(np.full((8, 8), 255, np.uint8), ((20, 20), (16, 16))), "wrong_size"),
+        (255 - np.pad(np.full((8, 8), 255, np.uint8), ((16, 16), (20, 20))), "mostly_marked"),
+        (np.full((40, 48), 255, np.uint8), "mostly_marked"),
         (np.arange(40 * 48, dtype=np.uint16).reshape(40, 48).astype(np.uint8), "not_binary"),
     ],
 )
 def test_bad_masks_are_named(tiny_tree, pixels, kind):
     (tiny_tree / MASK).write_bytes(encode_png(pixels))
     assert check(tiny_tree) == [(MASK, kind)]
+
+
+@pytest.mark.filterwarnings("ignore:pictures with an alpha channel")
+def test_masks_whose_shape_lies_in_alpha_or_in_a_colour_table_are_named(tiny_tree):
+    shape = np.asarray(Image.open(tiny_tree / MASK).convert("L"))
+    white = np.full_like(shape, 255)
+    Image.fromarray(np.dstack([white, white, white, shape])).save(tiny_tree / MASK)
+    assert check(tiny_tree) == [(MASK, "mostly_marked")]
+    table = Image.fromarray((shape > 0).astype(np.uint8), "P")
+    table.putpalette([255, 255, 255, 255, 0, 0])
+    table.save(tiny_tree / MASK)
+    assert check(tiny_tree) == [(MASK, "mostly_marked")]
+
+
+def test_a_tree_without_defects_is_a_problem(tiny_tree):
+    shutil.rmtree(tiny_tree / "test" / "crack")
+    shutil.rmtree(tiny_tree / "ground_truth")
+    for folder in (tiny_tree / "test").iterdir():
+        if folder.name != "good":
+            shutil.rmtree(folder)
+    assert check(tiny_tree) == [(".", "too_few")]
 
 
 def test_a_mask_of_zeros_and_ones_is_sound(tiny_tree):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fastsynth.config import parse_config
-from fastsynth.data.datasets import DataConfig, open_dataset, require_defects
+from fastsynth.data.datasets import DataConfig, open_dataset, require_defects, require_outside
 
 
 def test_an_mvtec_category_is_listed_with_its_masks(tiny_tree):
@@ -164,3 +164,18 @@ def test_a_whole_category_that_is_a_link_out_is_refused(tiny_tree, tmp_path):
     (tmp_path / "all" / "tile").symlink_to(tiny_tree)
     with pytest.raises(ValueError, match=r"all/tile is a link out of the data"):
         open_dataset(tmp_path / "all")
+
+
+def test_two_kinds_of_trees_in_one_folder_are_refused(tiny_tree):
+    (tiny_tree / "normal").mkdir()
+    with pytest.raises(ValueError, match=r"holds both train/good and normal; keep one kind of tree"):
+        open_dataset(tiny_tree)
+
+
+@pytest.mark.parametrize("inside", ["train/good", "test/crack/run", "ground_truth", "test"])
+def test_an_output_among_the_pictures_is_refused(tiny_tree, inside):
+    dataset = open_dataset(tiny_tree)
+    with pytest.raises(ValueError, match=r"lies in the data, in .*; choose a folder outside"):
+        require_outside(dataset, tiny_tree / inside)
+    require_outside(dataset, tiny_tree / "runs")
+    require_outside(dataset, tiny_tree.parent / "train")

@@ -131,6 +131,7 @@ def test_an_image_without_a_patient_is_named(tiny_tree):
     ("content", "why"),
     [
         (b"name,patient_id\na,b\n", "no column file_name"),
+        (b"file_name;patient_id\na.png;1\n", "has the columns 'file_name;patient_id'; separate them by commas"),
         (b"file_name,patient_id\na.png,1\na.png,2\n", "a.png has the patients 1 and 2"),
         (b"file_name,patient_id\n\xff\xfe,1\n", "not a table of comma-separated UTF-8 text"),
         (b'file_name,patient_id\n"' + b"a" * 200_000 + b'",1\n', "not a table of comma-separated UTF-8 text"),

@@ -45,6 +45,7 @@ def test_one_store_has_one_halo(run):
     changed = {"data": run.config.data.model_copy(update={"halo": 4})}
     with pytest.raises(ValueError, match="was made with halo 2, this run has 4"):
         generate(Run(run.config.model_copy(update=changed)))
+    assert "halo: 2" in (run.folder / "config.yaml").read_text()  # what was refused is not what the store was made with
 
 
 def test_exemplars_and_layouts_are_grown_alike(run, copied_run):

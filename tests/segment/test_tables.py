@@ -71,3 +71,12 @@ def test_the_verdict_names_the_row_and_two_rows_of_one_renderer_are_two_arms():
     worse = [d for d in found["differences"] if d["row"] == "FAST with FARM"]
     assert "hurts" in verdict(worse)
     assert [row["row"] for row in found["rows"]] == [None] * 3 + ["FAST"] * 3 + ["FAST with FARM"] * 3
+
+
+def test_the_interval_of_a_row_is_the_same_whatever_other_rows_there_are():
+    def of_fast(*others):
+        every = [*arms(None, 0.4), *(arm for name, recall in others for arm in arms(name, recall)), *arms("FAST", 0.5)]
+        made = results(every, command="", commit="", machine={}, data={}, rng=np.random.default_rng(0), resamples=50)
+        return [d for d in made["differences"] if d["row"] == "FAST"]
+
+    assert of_fast() == of_fast(("pasted", 0.45), ("NSA", 0.3))

@@ -149,6 +149,12 @@ def test_a_moved_data_set_is_the_same_run_and_other_settings_are_not(items, tmp_
             train(items, tmp_path / "run", **changes)
 
 
+def test_settings_that_make_no_segmenter_leave_the_folder_free(items, tmp_path):
+    with pytest.raises(ValueError, match="Nonsense"):
+        train(items, tmp_path / "run", arch="Nonsense")
+    assert train(items, tmp_path / "run").iterations == 6
+
+
 def test_training_leaves_the_global_random_states_alone(items, tmp_path):
     numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
     train(items, tmp_path / "run", iterations=1)
