@@ -58,7 +58,10 @@ MISTAKES = {
         "has no defect images; put some into",
     ),
     "one defect image": (lambda root: keep_one(root / "test/crack"), "at least 2 are needed"),
-    "no masks": (lambda root: shutil.rmtree(root / "ground_truth/crack"), "crack00.png: no mask; add crack00_mask.png"),
+    "no masks": (
+        lambda root: shutil.rmtree(root / "ground_truth/crack"),
+        "crack00.png: no mask; add ground_truth/crack/crack00_mask.png",
+    ),
     "masks of another size": (lambda root: each(root / "ground_truth/crack", halved), "mask is 24×20, its image 48×40"),
     "black masks": (lambda root: each(root / "ground_truth/crack", black), "no pixel is marked"),
     "one black mask": (lambda root: black(root / "ground_truth/crack/crack05_mask.png"), "crack05_mask.png: no pixel"),

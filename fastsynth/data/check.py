@@ -88,9 +88,15 @@ def _check_record(root: Path, record: Record) -> Iterator[Problem]:
     if record.mask is not None:
         yield from _check_mask(root, record.mask, None if isinstance(image, Problem) else image)
     elif record.defect is not None:
-        yield Problem(
-            record.image, "image_without_mask", f"no mask; add {stem(Path(record.image))}_mask.png, or remove the image"
-        )
+        yield Problem(record.image, "image_without_mask", f"no mask; add {_mask_for(record)}, or remove the image")
+
+
+def _mask_for(record: Record) -> str:
+    """Where the mask of a defect image is looked for, below the root."""
+    *above, kind, defect, _ = Path(record.image).parts
+    name = stem(Path(record.image))
+    found = ("masks", defect, f"{name}.png") if kind == "defects" else ("ground_truth", defect, f"{name}_mask.png")
+    return Path(*above, *found).as_posix()
 
 
 def _check_mask(root: Path, path: str, image: np.ndarray | None) -> Iterator[Problem]:

@@ -99,11 +99,13 @@ def require_identity(folder: Path, identity: Identity) -> None:
     if not (folder / IDENTITY).is_file():
         return
     stored: dict[str, Any] = {**read_identity(folder)}
-    for key in sorted(identity.keys() | stored.keys()):
+    for key in sorted(identity.keys() | stored.keys(), key=lambda key: (key.endswith("sha256"), key)):
         if stored.get(key) != identity.get(key):
             difference = f"{key} {shown(stored.get(key))}, this run has {shown(identity.get(key))}"
             if key == "gate":
                 difference = _gate_difference(stored.get("gate"), identity.get("gate"))
+            if key == "config_sha256" and stored.get("run_seed") == identity["run_seed"]:
+                difference = f"other settings of renderer, layouts or split ({difference})"
             raise ValueError(
                 f"{folder} was made with {difference}; write to another folder, or delete this one to start over"
             )

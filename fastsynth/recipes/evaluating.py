@@ -50,7 +50,7 @@ COPY_QUANTILE = 0.05
 NAMES = {
     "kid": KID_NAME,
     "kid_training": "the same distance of the real training defects: what a store of perfect copies would get",
-    "diversity": DIVERSITY_NAME,
+    "diversity": f"{DIVERSITY_NAME}: the mean between samples that are nearest to the same training defect",
     "inception_score": INCEPTION_NAME,
     "nearest": NEAREST_NAME,
     "copies": f"share of samples nearer to a training defect than {COPY_QUANTILE:.0%} of the real test defects",

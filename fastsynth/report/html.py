@@ -25,6 +25,20 @@ from fastsynth.report.summary import Row
 MIME_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 HASHED_FILES = ("config.yaml", "split.json", f"synthetic/{MANIFEST}", "metrics.json")
 """Files whose SHA-256 identifies the run."""
+LOOK_COLUMNS = {
+    "kid": "KID to test defects",
+    "kid_training": "KID of training defects",
+    "diversity": "diversity",
+    "inception_score": "inception score",
+    "nearest": "nearest training defect",
+    "copies": "copies, %",
+    "visible": "visible change, %",
+    "alignment": "alignment",
+    "leak": "leak",
+    "invisible": "invisible, %",
+    "presence_iou": "presence, IoU",
+}
+"""Key of quality.json → head of its column, in the order of the columns."""
 OF_A_RUN = ("config.yaml", "log.jsonl", "metrics.json", "split.json", "model", "segment", "synthetic", "sheets")
 """A folder with none of these is no run's."""
 
@@ -81,6 +95,7 @@ def _content(folder: Path) -> dict[str, Any]:
         "sheets": [{"caption": _caption(path), "uri": _data_uri(path)} for path in _sheets(folder)],
         "funnel": funnel,
         "quality": _read_json(folder / "quality.json"),
+        "look_columns": LOOK_COLUMNS,
         "sizes": sizes,
         "size_plots": [
             Markup(plots.size_plot({"real": s.real, "synthetic": s.synthetic}, title=s.defect, unit=s.unit))
