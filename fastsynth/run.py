@@ -6,7 +6,7 @@ stage can be run, killed and resumed on its own.
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -134,8 +134,8 @@ class Run:
         return LeakGuard(self.split, Looks.read(self.looks_path))
 
     def _keep_looks(self, split: Split) -> None:
-        test = {image for image in split.test if (self.path(image)).is_file()}
-        unchanged = {image for image in test if sha256_file(self.path(image)) == split.sha256[image]}
+        there = {image: self.path(image) for image in split.test if self.path(image).is_file()}
+        unchanged = {image for image, path in there.items() if sha256_file(path) == split.sha256[image]}
         looks = Looks.of(self.config.data.root, [r for r in self.dataset.records if r.image in unchanged])
         looks.write(self.looks_path)
 
@@ -145,8 +145,7 @@ class Run:
         Raises LeakError when one has become a test image, ValueError when it has changed otherwise.
         """
         known = {*self.split.train, *self.split.val, *self.split.test}
-        new = [record.image for record in self.dataset.records if record.image not in known]
-        if new:
+        if new := [record.image for record in self.dataset.records if record.image not in known]:
             raise ValueError(
                 f"{new[0]} and {len(new) - 1} more are not in {self.split_path}; "
                 "the split is made once: start a new run folder for changed data"
@@ -188,8 +187,7 @@ class Run:
     def exemplars(self, part: Literal["train", "val"]) -> list[Exemplar]:
         """The defects of one part, decoded, with the surroundings that the renderer's crops may show.
 
-        What somebody still holds is not read again: the renderer and the gate share one copy of every picture.
-        Raises ValueError for a mask that does not fit its image.
+        Renderer and gate share one copy of every picture. Raises ValueError for a mask that does not fit its image.
         """
         exemplars = []
         for record in self.training_defects(part):
@@ -200,8 +198,7 @@ class Run:
                 image, foreground = self.read_with_halo(record)
                 region = None if (found := object_region(image)).all() else found
                 whole = Exemplar(image, foreground, record.category, record.defect, record.mask, region=region)
-                exemplar = whole.without_the_rest(context=self.context)
-                self._exemplars[record.image] = exemplar
+                exemplar = self._exemplars[record.image] = whole.without_the_rest(context=self.context)
             exemplars.append(exemplar)
         return exemplars
 
@@ -340,13 +337,16 @@ class Run:
             write_json(path, found)
 
     @contextmanager
-    def stage(self, name: str, *, shared: bool = False, hash_data: bool = True) -> Iterator[None]:
+    def stage(
+        self, name: str, *, shared: bool = False, hash_data: bool = True, require: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """`record` a stage, and time it; its seconds go to the log when it ends, however it ends.
 
         Meanwhile no other process may run a stage in this folder, unless both are `shared`. Of several launched
-        processes the main one does all that. Raises InUseError, a ValueError, when the folder is taken.
+        processes the main one does all that. require: may raise first. Raises InUseError when the folder is taken.
         """
         with Lock(self.folder, shared=True) if shared else lock_for_all(self.folder):
+            require()
             self.record(name, hash_data=hash_data)
             started = time.monotonic()
             try:

@@ -173,9 +173,8 @@ def _fill(run: Run, renderer: Renderer | None, shard: Shard | None) -> Renderer 
         return _render(run, renderer, unit, attempt)
 
     identity = _identity(run)
-    require_identity(run.store_folder, identity)  # before the stage writes down what it runs with
     with (
-        run.stage("generate", shared=shard is not None),
+        run.stage("generate", shared=shard is not None, require=lambda: require_identity(run.store_folder, identity)),
         Store.open(run.store_folder, identity=identity, shard=shard) as store,
     ):
         filling = Filling(
