@@ -92,8 +92,7 @@ def edit(
 ) -> None:
     """Change the instances of a layout: add, remove, move, reclass, restyle; undo and redo without end; render.
 
-    Edits are kept in the layout file, in the order of the options; nothing is written if one of them fails.
-    They are kept before --render draws: if drawing fails, they need not be made again.
+    Edits go into the layout file in the order of the options, before --render draws; if one fails, nothing is written.
     """
     from fastsynth.recipes.editing import save_layout
 

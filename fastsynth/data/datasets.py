@@ -175,9 +175,9 @@ def require_defects(dataset: DataSet) -> None:
 
 def require_outside(dataset: DataSet, folder: Path) -> None:
     """Raises ValueError when `folder` lies in one of the data's own, where its pictures would be read as data."""
-    taken = {parent for r in dataset.records for path in (r.image, r.mask) if path for parent in Path(path).parents}
+    folders = {Path(path).parent for r in dataset.records for path in (r.image, r.mask) if path}
     home = folder.resolve()
-    for parent in sorted(taken - {Path()}):
+    for parent in sorted({above for path in folders for above in (path, *path.parents)} - {Path()}):
         if home.is_relative_to((dataset.root / parent).resolve()):
             raise ValueError(f"output {folder} lies in the data, in {dataset.root / parent}; choose a folder outside")
 
