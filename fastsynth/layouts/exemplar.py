@@ -20,12 +20,16 @@ MIN_REACH = 96
 """Pixels kept around a small one, whose surroundings are looked at in pixels."""
 STRETCH = 2.0
 """How much more a borrowed defect may be stretched in one direction than in the other before it is turned instead."""
-LOTS = 4
-"""Defects drawn at random for a made-up shape, half of them where there are few; the best fit of these is borrowed."""
+LOTS = 16
+"""Defects drawn at random for a made-up shape; one of those that fit is borrowed."""
+FITS = 0.3
+"""`_distortion` of a warp that nobody sees: 12 degrees of turn, or stretched by half."""
 TURNS = 31
 """Angles tried from none to the whole way: steps of at most 3 degrees."""
 CONTRAST_GAINS = 0.5, 2.0
 """What a drawn defect's contrast may be multiplied by to be that of its exemplar."""
+EDGE = 2.0
+"""Pixels past a defect's border that still show the border: mirrored, a pit's dark floor would speck its rim."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +119,7 @@ class ExemplarBank:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
 
         The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a defect of its
-        type, the best fit of a few random ones, stretched so that their second moments agree.
+        type, at random one of those that fit, stretched so that their second moments agree.
         inside: `instance_mask`, (side, side).
         """
         exemplar, warp = self._choose(instance, category, seed)
@@ -143,10 +147,14 @@ class ExemplarBank:
             known = ", ".join("/".join(pair) for pair in sorted(self.by_pair)) or "none"
             raise ValueError(f"no training defect {'/'.join(pair)} to start from; there are: {known}")
         choices = self.by_pair[pair]
-        count = min(LOTS, (len(choices) + 1) // 2)  # the seed has to decide something, or all looks are one
-        lots = np.random.default_rng(seed).permutation(len(choices))[:count]
-        fits = [(choices[lot], moment_warp(instance.mask, choices[lot])) for lot in lots]
-        return min(fits, key=lambda fit: _distortion(fit[1]))
+        rng = np.random.default_rng(seed)
+        lots = [choices[lot] for lot in rng.permutation(len(choices))[:LOTS]]
+        warps = [moment_warp(instance.mask, lot) for lot in lots]
+        distortions = np.array([_distortion(warp) for warp in warps])
+        # all that fit, not the best: the seed has to decide something, or all looks are one
+        fit = np.flatnonzero(distortions <= max(FITS, distortions.min() + FITS / 3))
+        chosen = int(rng.choice(fit))
+        return lots[chosen], warps[chosen]
 
 
 def _looked_at(places: np.ndarray, size: int, first: int, last: int) -> slice:
@@ -209,7 +217,7 @@ def _root(spread: np.ndarray) -> np.ndarray:
 
 
 def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> None:
-    """Make every pixel `inside` the shape look at the defect: mirror, in place, what looks past its border.
+    """Make every pixel `inside` the shape look at the defect: mirror, in place, what looks past its border by `EDGE`.
 
     A drawn crack does not follow the real one's bends; without this most of it would show sound surface.
     foreground: (H, W) bool. map_x, map_y: (side, side) float32, source pixels. inside: (side, side) bool.
@@ -230,11 +238,12 @@ def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, i
         return found
 
     rows, columns = np.nonzero(inside & ~covered(map_x, map_y))
-    from_x, from_y = map_x[rows, columns], map_y[rows, columns]
-    nearest = spots[
-        labels[np.rint(from_y).astype(int).clip(0, height - 1) + 1, np.rint(from_x).astype(int).clip(0, width - 1) + 1]
-    ]
-    mirrored = 2 * nearest - np.column_stack([from_x, from_y])
+    origin = np.column_stack([map_x[rows, columns], map_y[rows, columns]])
+    column, row = np.rint(origin).astype(int).T
+    nearest = spots[labels[row.clip(0, height - 1) + 1, column.clip(0, width - 1) + 1]]
+    inwards = nearest - origin
+    distance = np.hypot(*inwards.T)[:, None]
+    mirrored = nearest + inwards * np.maximum(1 - EDGE / np.maximum(distance, EDGE), 0)
     mirrored = np.where(covered(*mirrored.T)[:, None], mirrored, nearest)
     map_x[rows, columns], map_y[rows, columns] = mirrored.T
 

@@ -20,6 +20,12 @@ WIDEST_LINE = 4
 LONG_LINE = 500
 MEAN_WIDTH = 0.8
 """Width of a drawn line on average, as `thinness_of` finds it, as a share of the widest."""
+UNEVEN = 0.2, 0.5
+"""Amplitude of the noise on a blob's outline, as a share of its radius, where nothing is known."""
+AMPLITUDE = 3.0
+"""Amplitude for an `unevenness_of` 1: measured, the two grow together up to the largest amplitude, 0.8."""
+UNEVEN_SIDE = 256
+"""Larger outlines are looked at in every second pixel, every third, …"""
 BLOB_SIDE = 512
 """The noise of larger blobs is drawn at this size and enlarged: it is smooth."""
 FRACTION_BITS = 4
@@ -27,19 +33,19 @@ FRACTION_BITS = 4
 
 
 def draw_procedural(
-    kind: Kind, size: tuple[int, int], rng: np.random.Generator, *, thinness: float | None = None
+    kind: Kind, size: tuple[int, int], rng: np.random.Generator, *, like: RealPart | None = None
 ) -> np.ndarray:
     """A shape of the given kind. size: h, w in pixels, at least 1. Returns (h', w') bool, tight.
 
-    thinness: width of a line as a share of its length, as `thinness_of` finds it; by default what cracks have.
+    like: a real part; lines become as thin as it is, blobs as uneven. By default they are of any look.
     """
     match kind:
         case "blob":
-            return blob(size, rng)
+            return blob(size, rng, unevenness=None if like is None else unevenness_of(like))
         case "crack":
-            return crack(size, rng, thinness=thinness)
+            return crack(size, rng, thinness=None if like is None else thinness_of(like))
         case "scratch":
-            return scratch(size, rng, thinness=thinness)
+            return scratch(size, rng, thinness=None if like is None else thinness_of(like))
         case "pits":
             return pits(size, rng)
         case _:
@@ -72,15 +78,34 @@ def thinness_of(part: RealPart) -> float:
     return float(part.foreground.sum() / (height**2 + width**2))
 
 
-def blob(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A soft ellipse plus gradient noise, cut at a level: one piece with an uneven outline."""
+def unevenness_of(part: RealPart) -> float:
+    """How far the part's largest piece is from an ellipse: 1 - IoU with the one of its second moments, 0 to 1."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(part.foreground.astype(np.uint8), connectivity=8)
+    left, top, width, height, _ = stats[largest := 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
+    piece = (labels[top : top + height, left : left + width] == largest).astype(np.uint8)
+    every = -(-max(piece.shape) // UNEVEN_SIDE)
+    piece = piece[::every, ::every]
+    inside = np.pad(piece, max(piece.shape) // 2 + 2) > 0  # the ellipse of a bent shape lies beside it
+    points = np.argwhere(inside).T
+    centre = points.mean(axis=1, keepdims=True)
+    spread = (points - centre) @ (points - centre).T / points.shape[1] + np.eye(2) / 12  # a pixel has an extent
+    offsets = np.indices(inside.shape).reshape(2, -1) - centre
+    ellipse = ((offsets * np.linalg.solve(spread, offsets)).sum(axis=0) <= 4).reshape(inside.shape)
+    return 1 - float((inside & ellipse).sum() / (inside | ellipse).sum())
+
+
+def blob(size: tuple[int, int], rng: np.random.Generator, *, unevenness: float | None = None) -> np.ndarray:
+    """A soft ellipse plus gradient noise, cut at a level: one piece with an uneven outline.
+
+    unevenness: as `unevenness_of` finds it, at most about a quarter.
+    """
     height, width = size
     shape = (2 * int(0.65 * height) + 3, 2 * int(0.65 * width) + 3)  # odd: a pixel lies in the middle
     y = (np.arange(shape[0], dtype=np.float32) - (shape[0] - 1) / 2) / (height / 2)
     x = (np.arange(shape[1], dtype=np.float32) - (shape[1] - 1) / 2) / (width / 2)
     y, x, lean = y[:, None], x[None, :], np.float32(rng.uniform(-0.4, 0.4))
     radius = np.sqrt(np.maximum(y * y + x * x + lean * y * x, 0))
-    rough = np.float32(rng.uniform(0.2, 0.5))
+    rough = np.float32(rng.uniform(*UNEVEN) if unevenness is None else min(AMPLITUDE * unevenness, 0.8))
     # no noise in the middle, so that it is always inside
     return _largest_piece(radius <= 1 + rough * _blob_noise(shape, rng) * np.minimum(radius, 1))
 

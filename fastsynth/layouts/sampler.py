@@ -16,7 +16,7 @@ from fastsynth.halo import grow
 from fastsynth.layouts.layout import add_instance
 from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, grow_shape, split_parts
 from fastsynth.layouts.placement import object_region, place
-from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of, thinness_of
+from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
 from fastsynth.layouts.rim import keeps_to_rim
 from fastsynth.layouts.severity import size_factor
 from fastsynth.types import Layout, Warp
@@ -247,7 +247,7 @@ class LayoutSampler:
                 (height, width),
                 rng,
                 near=part.relative_centre if stays else None,
-                thinness=thinness_of(part) if kind == alike else None,
+                like=part if kind == alike else None,
             )
         shape = draw_real(
             part,
@@ -279,9 +279,9 @@ class LayoutSampler:
         rng: np.random.Generator,
         *,
         near: tuple[float, float] | None = None,
-        thinness: float | None = None,
+        like: RealPart | None = None,
     ) -> _Candidate:
-        drawn = draw_procedural(kind, size, rng, thinness=thinness)
+        drawn = draw_procedural(kind, size, rng, like=like)
         mask = grow(np.pad(drawn, self.halo), self.halo)
         return _Candidate(mask, f"procedural:{kind}", near=near)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsynth.layouts.masks import RealPart, tight_box
-from fastsynth.layouts.procedural import KINDS, blob, draw_procedural, kind_of, thinness_of
+from fastsynth.layouts.procedural import KINDS, blob, draw_procedural, kind_of, thinness_of, unevenness_of
 
 sizes = st.tuples(st.integers(1, 120), st.integers(1, 120))
 
@@ -52,12 +52,44 @@ def test_lines_are_thin():
 @pytest.mark.parametrize("kind", ["crack", "scratch"])
 @pytest.mark.parametrize("size", [(20, 25), (70, 60), (140, 90)])
 def test_lines_are_as_thin_as_the_real_one_they_are_like(kind, size):
-    wanted = 0.12
+    band = np.zeros((100, 100), np.uint8)
+    cv2.line(band, (5, 5), (94, 94), 1, thickness=15)
+    like = part_of(band > 0)
     drawn = [
-        thinness_of(part_of(draw_procedural(kind, size, np.random.default_rng(seed), thinness=wanted)))
-        for seed in range(30)
+        thinness_of(part_of(draw_procedural(kind, size, np.random.default_rng(seed), like=like))) for seed in range(30)
     ]
-    assert 0.75 * wanted <= np.median(drawn) <= 1.35 * wanted
+    assert 0.75 * thinness_of(like) <= np.median(drawn) <= 1.35 * thinness_of(like)
+
+
+def lobed(waves, *, height=80, width=60):
+    """A shape whose radius goes up and down by `waves` of itself, five times around."""
+    y, x = np.mgrid[-1.4 : 1.4 : height * 1j, -1.4 : 1.4 : width * 1j]
+    return np.hypot(x, y) <= 1 + waves * np.cos(5 * np.arctan2(y, x))
+
+
+@pytest.mark.parametrize("size", [(30, 40), (80, 60), (600, 500)])
+@pytest.mark.parametrize("waves", [0.05, 0.1, 0.2])
+def test_blobs_are_as_uneven_as_the_real_one_they_are_like(size, waves):
+    like = part_of(lobed(waves))
+    drawn = [
+        unevenness_of(part_of(draw_procedural("blob", size, np.random.default_rng(seed), like=like)))
+        for seed in range(20)
+    ]
+    assert abs(np.median(drawn) - unevenness_of(like)) <= 0.02 + 0.15 * unevenness_of(like)
+
+
+def test_unevenness_of_known_shapes():
+    y, x = np.mgrid[-150:151, -150:151]
+    assert unevenness_of(part_of((x / 120) ** 2 + (y / 70) ** 2 <= 1)) < 0.01
+    # a square of side 2a has the second moments of a circle of radius 2a/√3
+    square = (abs(x) <= 100) & (abs(y) <= 100)
+    circle = np.hypot(x, y) <= 200 / np.sqrt(3)
+    expected = 1 - (square & circle).sum() / (square | circle).sum()
+    assert unevenness_of(part_of(square)) == pytest.approx(expected, abs=0.005)
+    assert unevenness_of(part_of(cv2.resize(square.astype(np.uint8), (2000, 2000)) > 0)) == pytest.approx(
+        expected, abs=0.01
+    )
+    assert unevenness_of(part_of(np.ones((1, 1), bool))) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["blob", "scratch"])
