@@ -31,6 +31,7 @@ from fastsynth.cli_options import (
     counts,
     open_run,
     print_result,
+    read_any_config,
     read_config,
 )
 from fastsynth.cli_segment import segment_app
@@ -156,7 +157,10 @@ def train(
     from fastsynth.recipes.rendering import train_renderer
 
     require_sound_data(opened)
-    typer.echo(train_renderer(opened))
+    folder = train_renderer(opened)
+    typer.echo(
+        folder if folder.is_dir() else f"{opened.config.renderer.kind}: nothing to train; run `fastsynth generate`"
+    )
 
 
 @app.command()
@@ -272,11 +276,14 @@ def compare(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or its YAML file.", show_default=False)],
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
     """Write report.html from what a run folder holds so far."""
     from fastsynth.report.html import write_report
 
-    typer.echo(write_report(folder))
+    typer.echo(write_report(read_config(run, overrides).output if run.is_file() else run))
 
 
 @app.command()
@@ -292,16 +299,19 @@ def card(
 
 @config_app.command("show")
 def config_show(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Print the complete configuration of a run, defaults included."""
+    """Print the complete configuration of a run, a table or a photo renderer, defaults included."""
     from fastsynth.config import dump_config
 
-    typer.echo(dump_config(read_config(config, overrides)), nl=False)
+    typer.echo(dump_config(read_any_config(config, overrides)), nl=False)
 
 
 @config_app.command("check")
 def config_check(config: ConfigPath, overrides: Overrides = []) -> None:  # noqa: B006
-    """Say whether the configuration of a run is valid; what libraries know by name is looked up when it is used."""
-    read_config(config, overrides)
+    """Say whether the configuration of a run, a table or a photo renderer is valid.
+
+    What libraries know by name is looked up when it is used.
+    """
+    read_any_config(config, overrides)
     typer.echo(f"{config}: fine")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from fastsynth.config import Config
     from fastsynth.data.split import Split
     from fastsynth.run import Run
     from fastsynth.run_config import RunConfig
@@ -46,6 +47,17 @@ def is_of_photos(path: Path) -> bool:
     values = read_yaml(path)
     data = values.get("data") if isinstance(values, dict) else None
     return isinstance(data, dict) and "photos" in data
+
+
+def read_any_config(path: Path, overrides: list[str]) -> "Config":
+    """What configures a run, a table of renderers or a renderer of whole pictures, told apart by its keys."""
+    from fastsynth.bench_config import load_bench
+    from fastsynth.config import read_yaml
+
+    values = read_yaml(path)
+    if isinstance(values, dict) and "rows" in values:
+        return load_bench(path, overrides).config
+    return read_photo_config(path, overrides) if is_of_photos(path) else read_config(path, overrides)
 
 
 def open_run(path: Path, overrides: list[str], seed: int | None, device: str | None) -> "Run":

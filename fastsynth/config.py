@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from fastsynth.errors import SHOWN, shorten_words, shortened, shown
 from fastsynth.files import read_at_most, sha256_json
@@ -30,6 +30,16 @@ class Config(BaseModel):
     """Frozen, and strict about names: an unknown key is an error that names the closest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truths_as_numbers(cls, values: Any) -> Any:
+        """pydantic takes true for 1; as a text it is refused, in its place."""
+        if not isinstance(values, dict):
+            return values
+        kinds = {key: _leaves(field.annotation) for key, field in cls.model_fields.items()}
+        numbers = {key for key, found in kinds.items() if found & {int, float} and bool not in found}
+        return {key: _truths_as_texts(value) if key in numbers else value for key, value in values.items()}
 
     @field_validator("*")
     @classmethod
@@ -252,6 +262,18 @@ def _config_classes(annotation: Any) -> list[type[Config]]:
     if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict) or get_args(annotation):
         return [found for part in get_args(annotation) for found in _config_classes(part)]
     return []
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The plain types that an annotation is made of."""
+    parts = get_args(annotation)
+    return {leaf for part in parts for leaf in _leaves(part)} if parts else {annotation}
+
+
+def _truths_as_texts(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_truths_as_texts(one) for one in value]
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def dotted(values: dict[str, Any], prefix: str) -> dict[str, Any]:

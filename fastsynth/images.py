@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from fastsynth.errors import SHOWN, shortened
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 MAX_PIXELS = 256_000_000
 """Larger pictures are refused before they are decoded."""
 MAX_BYTES = 2_200_000_000
@@ -29,6 +29,14 @@ PNG_SETTINGS = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
 )
 """Of surfaces with grain as small as trying all filters and looking for repeats at level 1, in half the time."""
+
+
+def list_images(folder: Path) -> Iterator[Path]:
+    """Pictures directly in `folder`, sorted; hidden files and other suffixes are ignored. None where it is missing."""
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+                yield path
 
 
 def read_image(path: Path) -> np.ndarray:

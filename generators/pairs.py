@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from fastsynth.files import sha256_bytes, sha256_file
-from fastsynth.images import IMAGE_SUFFIXES, read_image, read_indices, to_uint8
+from fastsynth.images import IMAGE_SUFFIXES, list_images, read_image, read_indices, to_uint8
 from generators.batches import Batch, components_of
 
 MAX_NAMED = 20
@@ -72,9 +72,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; check data.photos, data.layouts and data.instances")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
+    for path in list_images(folder):
         if path.stem in found:
             raise ValueError(f"{found[path.stem]} and {path.name} have one stem, pairs go by stem; remove one of them")
         found[path.stem] = path

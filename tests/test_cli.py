@@ -118,6 +118,23 @@ def test_config_check_says_fine_for_every_preset(call):
         assert (answer.code, answer.out) == (0, f"{preset(name)}: fine\n")
 
 
+def test_tables_and_photo_renderers_are_checked_and_shown_too(call, config, tmp_path):
+    table = tmp_path / "table.yaml"
+    table.write_text(f"run: {config}\noutput: {tmp_path}/table\nrows: {{pasted: {{renderer: {{kind: copy_paste}}}}}}\n")
+    assert call("config", "check", table).out == f"{table}: fine\n"
+    assert "pasted:" in call("config", "show", table).out
+    answer = call("config", "check", table, "-s", "rows.pasted.renderer.kind=copy")
+    assert answer.code == 2
+    assert "rows.pasted: renderer.kind: got 'copy'" in answer.complaint
+    photos = preset("demo").with_name("facades_crn.yaml")
+    assert call("config", "check", photos).out == f"{photos}: fine\n"
+
+
+def test_what_has_nothing_to_train_says_so(cli, config):
+    answer = cli("train", config, "-s", "renderer={kind: copy_paste}")
+    assert (answer.code, answer.out) == (0, "copy_paste: nothing to train; run `fastsynth generate`\n")
+
+
 def test_config_schema_has_a_sentence_on_the_keys(call):
     answer = call("config", "schema")
     schema = json.loads(answer.out)
@@ -153,6 +170,7 @@ def test_the_steps_of_a_run_work_one_by_one_and_print_what_they_made(cli, config
     assert cli("augment", config, "--copies", 2).out == f"{folder / 'augmented'}\n"
     assert len(list((folder / "augmented").rglob("*_mask.png"))) == 4
     assert cli("report", folder).out == f"{folder / 'report.html'}\n"
+    assert cli("report", config).out == f"{folder / 'report.html'}\n"
     for path in ("sheets/layouts.png", "sheet.png", "sheets/augmentation.png", "report.html"):
         assert (folder / path).stat().st_size > 0
 
@@ -171,6 +189,14 @@ def test_a_segmenter_is_trained_scored_and_used(cli, config, shared_tree, tmp_pa
     answer = cli("segment", "predict", images, "--model", model, "--output", tmp_path / "masks")
     assert answer.out == f"{tmp_path / 'masks'}: 6 masks\n"
     assert len(list((tmp_path / "masks").glob("*_mask.png"))) == 6
+
+    twins = tmp_path / "twins"
+    twins.mkdir()
+    for name in ("a.png", "a.bmp"):
+        (twins / name).write_bytes(next(images.glob("*.png")).read_bytes())
+    answer = cli("segment", "predict", twins, "--model", model, "--output", tmp_path / "none")
+    assert (answer.code, (tmp_path / "none").exists()) == (2, False)
+    assert "a.png and a.bmp would both write a_mask.png; rename one of them" in answer.complaint
 
 
 def test_no_library_says_anything_while_it_is_imported(cli):

@@ -129,6 +129,8 @@ def test_an_override_alone_is_enough_for_an_empty_file(write):
         ("inner.with=3", "did you mean 'width'"),
         ("inner=3", "inner: got 3; wanted keys below it"),
         ("sizes=3", "sizes: got 3; wanted a list, like"),
+        ("inner.width=true", "inner.width: got 'true'; Input should be a valid integer"),
+        ("sizes=[2, false]", "sizes.1: got 'false'; Input should be a valid integer"),
     ],
 )
 def test_a_bad_override_is_explained(write, override, message):

@@ -12,7 +12,7 @@ from fastsynth.data.datasets import DataSet, Record, stem
 from fastsynth.data.groups import GROUPS_FILE
 from fastsynth.data.split import Split
 from fastsynth.files import sha256_file
-from fastsynth.images import read_mask, read_undamaged
+from fastsynth.images import IMAGE_SUFFIXES, list_images, read_mask, read_undamaged
 
 MIN_SIDE = 16
 """Smaller pictures hold nothing to learn from, in pixels."""
@@ -23,7 +23,11 @@ BORDER: tuple[tuple[int | slice, int | slice], ...] = (
     (slice(None), -1),
 )
 """Of a mask: its first and last row and column."""
-HARMLESS = frozenset({"mask_without_image", "unused_groups", "duplicate_in_tree"})
+NO_PICTURES = frozenset({"Thumbs.db", "desktop.ini"})
+"""What file managers leave in folders of pictures."""
+PER_DEFECT = frozenset({"test", "ground_truth", "defects", "masks"})
+"""Folders that hold a folder for every defect type."""
+HARMLESS = frozenset({"mask_without_image", "unused_groups", "duplicate_in_tree", "not_read", "same_name"})
 """Kinds of problems that leave every image usable."""
 
 
@@ -46,6 +50,8 @@ class Problem:
         "empty_mask",
         "mostly_marked",
         "unused_groups",
+        "not_read",
+        "same_name",
         "too_few",
         "duplicate_in_tree",
         "stale_split",
@@ -72,7 +78,7 @@ def check_dataset(dataset: DataSet, split: Split | None = None) -> list[Problem]
     with ThreadPoolExecutor() as threads:
         for found in threads.map(lambda record: list(_check_record(dataset.root, record)), dataset.records):
             problems += found
-    problems += [*_check_groups(dataset), *_check_counts(dataset)]
+    problems += [*_check_groups(dataset), *_check_counts(dataset), *_check_unread(dataset), *_check_names(dataset)]
     problems += _check_tree(dataset) if split is None else _check_split(dataset, split)
     return sorted(problems, key=lambda problem: (problem.path, problem.kind))
 
@@ -153,6 +159,34 @@ def _check_counts(dataset: DataSet) -> Iterator[Problem]:
         if len(images) == 1:
             message = "at least 2 are needed, one to learn from, one to judge on; add images or remove it"
             yield Problem(images[0], "too_few", f"the only image of {defect}: {message}")
+
+
+def _check_unread(dataset: DataSet) -> Iterator[Problem]:
+    """What lies in the folders of pictures and is none by its name: a user may believe that it is learnt from."""
+    masks = (record.mask for record in dataset.records if record.mask)
+    used = {Path(path).parent for path in (*(r.image for r in dataset.records), *masks, *dataset.orphan_masks)}
+    beside = {folder.parent for folder in used if folder.parent.name in PER_DEFECT}
+    folders = {dataset.root / folder for folder in used}
+    folders |= {path for above in beside for path in (dataset.root / above).iterdir() if path.is_dir()}
+    for folder in sorted(folders):
+        pictures = set(list_images(folder))
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        unread = [path.name for path in entries if path not in pictures and path.name not in NO_PICTURES]
+        if unread:
+            wanted = " ".join(sorted(IMAGE_SUFFIXES))
+            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+            message = f"{unread[0]}{more} is not read; pictures lie in the folder itself and end in {wanted}"
+            yield Problem(folder.relative_to(dataset.root).as_posix(), "not_read", message)
+
+
+def _check_names(dataset: DataSet) -> Iterator[Problem]:
+    first: dict[tuple[Path, str], Record] = {}
+    for record in dataset.defects:
+        path = Path(record.image)
+        other = first.setdefault((path.parent, path.stem), record)
+        if other is not record:
+            message = f"the same name as {Path(other.image).name}: one mask serves both; rename one, and its mask"
+            yield Problem(record.image, "same_name", message)
 
 
 def _check_tree(dataset: DataSet) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ A mask belongs to the image of the same stem: `<stem>_mask.*` or `<stem>.*`. Eve
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ from pydantic import Field
 from fastsynth.config import Config
 from fastsynth.data.groups import GROUPS_FILE, METADATA_FILE, by_regex, patients_of, read_groups
 from fastsynth.errors import shown
-from fastsynth.images import IMAGE_SUFFIXES
+from fastsynth.images import list_images
 from fastsynth.types import COMBINED
 
 LAYOUTS = (
@@ -253,12 +253,12 @@ def _read_category(root: Path, folder: Path, category: str) -> tuple[list[Record
     records = [
         Record(_relative(image, root), None, category, None, part)
         for normal, part in normals
-        for image in _images(normal)
+        for image in list_images(normal)
     ]
     orphans = []
     names = {path.name for path in (*_folders(defects), *_folders(masks))} - {"good"}
     for defect in sorted(names):
-        matches, unused = _match(list(_images(defects / defect)), list(_images(masks / defect)))
+        matches, unused = _match(list(list_images(defects / defect)), list(list_images(masks / defect)))
         for image, mask in matches:
             path = None if mask is None else _relative(mask, root)
             records.append(Record(_relative(image, root), path, category, defect, "test"))
@@ -281,14 +281,6 @@ def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    """Pictures directly in `folder`, sorted; hidden files and other suffixes are ignored."""
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-                yield path
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fastsynth.data.store import read_manifest
 from fastsynth.environment import environment, reset_peak_memory, stage_peak_mb
 from fastsynth.files import atomic_write, read_json, sha256_json, write_json
-from fastsynth.images import IMAGE_SUFFIXES, encode_png, read_image
+from fastsynth.images import IMAGE_SUFFIXES, encode_png, list_images, read_image
 from fastsynth.parallel import main_first
 from fastsynth.processes import process_count
 from fastsynth.recipes.fast import device_of
@@ -208,11 +208,18 @@ def evaluate_segmenter(run: Run, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def predict_masks(model: Path, images: Path, output: Path) -> int:
-    """Write `<stem>_mask.png` of 0 and 255 for an image, or for every image of a folder; returns how many."""
+    """Write `<stem>_mask.png` of 0 and 255 for an image, or for every image of a folder; returns how many.
+
+    Raises ValueError for a folder without images, and for one where two would write the same mask.
+    """
     segmenter = load_segmenter(model)
-    paths = [images] if images.is_file() else sorted(p for p in images.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    paths = [images] if images.is_file() else list(list_images(images))
     if not paths:
-        raise ValueError(f"{images}: no image here; wanted a file or a folder of PNG, JPEG, BMP or TIFF")
+        raise ValueError(f"{images}: no image here; wanted a file or a folder of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    of_stem: dict[str, Path] = {}
+    for path in paths:
+        if (other := of_stem.setdefault(path.stem, path)) != path:
+            raise ValueError(f"{path} and {other.name} would both write {path.stem}_mask.png; rename one of them")
     for path in tqdm(paths, desc="predict"):
         foreground = predict(segmenter.model, read_image(path)) >= segmenter.threshold
         atomic_write(output / f"{path.stem}_mask.png", encode_png(foreground.astype(np.uint8) * 255))

@@ -51,6 +51,35 @@ def test_every_ordinary_kind_of_picture_is_sound(tiny_tree):
     assert check(tiny_tree) == []
 
 
+def test_what_is_not_read_is_told_and_does_no_harm(tiny_tree):
+    (tiny_tree / "train" / "good" / "picture.gif").write_bytes(b"GIF89a")
+    (tiny_tree / "train" / "good" / "later").mkdir()
+    (tiny_tree / "train" / "good" / "Thumbs.db").write_bytes(b"")
+    (tiny_tree / "train" / "good" / ".hidden").write_bytes(b"")
+    (tiny_tree / "test" / "dent").mkdir()
+    (tiny_tree / "test" / "dent" / "raw.heic").write_bytes(b"")
+    assert check(tiny_tree) == [("test/dent", "not_read"), ("train/good", "not_read")]
+    found = check_dataset(open_dataset(tiny_tree))
+    assert found[1].message.startswith(
+        "later and 1 more is not read; pictures lie in the folder itself and end in .bmp"
+    )
+    assert all(problem.harmless for problem in found)
+
+
+def test_two_images_of_one_name_are_told(tiny_tree):
+    pixels = cv2.imread(str(tiny_tree / CRACK))
+    pixels[:8] = 255 - pixels[:8]
+    cv2.imwrite(str((tiny_tree / CRACK).with_suffix(".bmp")), pixels)
+    assert check(tiny_tree) == [(CRACK, "same_name")]
+
+
+def test_webp_is_read(tiny_tree):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
+    cv2.imwrite(str(tiny_tree / "train" / "good" / "browser.webp"), pixels)
+    assert check(tiny_tree) == []
+    assert "train/good/browser.webp" in {record.image for record in open_dataset(tiny_tree).records}
+
+
 @pytest.mark.parametrize("quality", [50, 95])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
 def test_truncated_pictures_are_unreadable(tiny_tree, share, quality):
