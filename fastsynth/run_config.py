@@ -42,6 +42,7 @@ class HybridPart(Config):
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Its share of the samples is this over the sum of all weights."""
     renderer: Annotated[Single, Discriminator(_kind)]
+    """Any but a hybrid."""
 
     @field_validator("renderer", mode="before")
     @classmethod
@@ -144,10 +145,12 @@ class RunConfig(Config):
     seed: Seed = 0
     """Of the split, the training, the layouts and the samples; segmenters have their own seeds."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What it runs on; auto takes a GPU where there is one."""
     data: DataConfig
     split: SplitConfig = SplitConfig()
     layouts: LayoutConfig = LayoutConfig()
     renderer: RendererConfig = FASTConfig()
+    """What draws the defects; `kind` names it."""
     generate: GenerateConfig = GenerateConfig()
     segment: SegmentConfig = SegmentConfig()
     compare: CompareConfig = CompareConfig()

@@ -27,6 +27,7 @@ class CutPasteConfig(Config):
     jitter: Share = 0.1
     """Largest relative change of brightness and contrast."""
     context: Context = 2.0
+    """Side of a crop as a multiple of the defect's longer side."""
 
 
 class DRAEMConfig(Config):
@@ -36,6 +37,7 @@ class DRAEMConfig(Config):
     opacity: tuple[Share, Share] = (0.2, 0.9)
     """Range of the texture's share. The paper's begins at 0, where mask and image disagree."""
     context: Context = 2.0
+    """Side of a crop as a multiple of the defect's longer side."""
 
 
 class NSAConfig(Config):
@@ -45,3 +47,4 @@ class NSAConfig(Config):
     scale: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (0.7, 1.3)
     """Range of the patch's magnification."""
     context: Context = 2.0
+    """Side of a crop as a multiple of the defect's longer side."""

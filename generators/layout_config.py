@@ -36,7 +36,9 @@ class TrainingConfig(Config):
     stage_steps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (300, 500)
     """Optimizer steps of every stage; each stage works at twice the size of the one before, the last at full size."""
     batch_size: Positive = 4
+    """Crops per step."""
     gradient_accumulation_steps: Positive = 1
+    """Batches whose gradients are added up for one step."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
     """Of the averaged weights, which are the ones kept."""
     trunk: Trunk = "offline"
@@ -45,6 +47,7 @@ class TrainingConfig(Config):
     calibration_steps: Annotated[int, Field(ge=0)] = 50
     """First steps of every stage, after which the trunk's layers are weighted so that each counts the same."""
     save_every: Positive = 100
+    """Steps between checkpoints."""
     sample_every: Positive = 200
     """Steps between sheets of samples."""
 
@@ -73,6 +76,7 @@ class CRNTrainingConfig(TrainingConfig):
     """Perceptual regression of several outputs at once (arXiv 1707.09405)."""
 
     learning_rate: Rate = 1e-3
+    """Of Adam, until it falls."""
     decay_share: Share = 0.5
     """Last share of a stage in which the learning rate falls to 0; 0 keeps it, as published."""
     diversity_mean_weight: tuple[PositiveShare, PositiveShare] = (0.2, 0.01)
@@ -86,7 +90,9 @@ class Pix2PixHDTrainingConfig(TrainingConfig):
     """Adversarial training, first global, then with local enhancers (arXiv 1711.11585)."""
 
     learning_rate: Rate = 4e-4
+    """Of the generator and the style encoder, until it falls."""
     discriminator_learning_rate: Rate = 4e-4
+    """Of the discriminators, until it falls."""
     decay_share: Share = 0.5
     """Last share of a stage in which both learning rates fall to 0."""
     freeze_steps: Annotated[int, Field(ge=0)] = 100
@@ -96,6 +102,7 @@ class Pix2PixHDTrainingConfig(TrainingConfig):
     adversary: Literal["lsgan", "hinge"] = "lsgan"
     """Loss of the patch discriminators."""
     discriminator_width: Positive = 24
+    """Channels of the patch discriminators' first layer."""
     num_scales: Positive = 2
     """Sizes the patch discriminators look at in the first stage; every further stage adds one."""
     spectral_norm: bool = False
@@ -156,9 +163,13 @@ class Pix2PixHDNetworkConfig(Config):
     """Global generator and enhancers; there is one enhancer for every stage after the first."""
 
     width: Positive = 24
+    """Channels at full size; each halving of the side doubles them."""
     num_downsamples: Positive = 3
+    """Halvings of the side in the global generator."""
     num_blocks: Annotated[int, Field(ge=0)] = 4
+    """Residual blocks of the global generator, at its coarsest."""
     num_enhancer_blocks: Annotated[int, Field(ge=0)] = 2
+    """Residual blocks of every enhancer."""
     norm: Literal["instance", "class_adaptive"] = "class_adaptive"
     """instance as published; class_adaptive with gain and offset by class and style after it."""
     upsampling: Literal["resize", "transposed"] = "resize"
@@ -166,12 +177,15 @@ class Pix2PixHDNetworkConfig(Config):
     style: Literal["none", "encoder", "noise"] = "encoder"
     """What tells two instances of a class apart: nothing, a vector that an encoder finds in real ones, or noise."""
     style_channels: Positive = 3
+    """Numbers in a style vector."""
     num_centres: Positive = 10
     """Looks kept per class, centres of the encoder's vectors."""
     smallest_instance: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the picture below which an instance has no say in the looks; 0.0156 as published."""
     encoder_width: Positive = 8
+    """Channels of the style encoder at full size."""
     encoder_downsamples: Positive = 3
+    """Halvings of the side in the style encoder."""
 
 
 def check_sizes(
@@ -242,6 +256,7 @@ class CRNCropTrainingConfig(CRNTrainingConfig):
     """On crops around training defects."""
 
     class_norm: Literal["none", "area", "sqrt_area"] = "area"
+    """What a class counts in a picture: its area (as published), the same as every other, or between."""
     defect_crops: Positive = 1200
     """Augmented views of the training defects, all types alike."""
     normal_crops: Annotated[int, Field(ge=0)] = 200
@@ -254,8 +269,11 @@ class Pix2PixHDCropTrainingConfig(Pix2PixHDTrainingConfig):
     """On crops around training defects."""
 
     defect_crops: Positive = 1200
+    """Augmented views of the training defects, all types alike."""
     normal_crops: Annotated[int, Field(ge=0)] = 200
+    """Views of normal images under borrowed masks: they teach what a sound surface looks like under a mask."""
     normal_share: Share = 0.15
+    """Share of normal crops in a batch."""
 
 
 class LayoutRendererConfig(Config):
@@ -347,7 +365,9 @@ class PhotoConfig(Config):
     output: Path
     """Folder for checkpoints, sheets and the model; made when missing, resumed when not."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the training and of the looks."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What it runs on; auto takes a GPU where there is one."""
     data: PairsConfig
     renderer: Annotated[CRNPhotoConfig | Pix2PixHDPhotoConfig, Field(discriminator="kind")]
 

@@ -140,6 +140,11 @@ def test_config_schema_has_a_sentence_on_the_keys(call):
     schema = json.loads(answer.out)
     assert schema["properties"]["output"]["description"].startswith("Folder of the run")
     assert set(schema["required"]) == {"output", "data"}
+    for name, section in {"run": schema, **schema["$defs"]}.items():
+        assert section["description"].strip(), name
+        # what is itself a section has its sentence there
+        silent = {key for key, told in section["properties"].items() if not told.keys() & {"description", "$ref"}}
+        assert silent <= {"kind"}, (name, silent)
 
 
 @pytest.mark.parametrize("verb", ["run", "train", "generate"])

@@ -16,9 +16,13 @@ class UNetConfig(Config):
     """Shape of a UNet that starts with fresh weights, and of its tokens."""
 
     block_out_channels: tuple[Positive, ...] = (128, 192)
+    """Channels of every level, finest first; each further level halves the side."""
     layers_per_block: Positive = 2
+    """Residual blocks of a level."""
     tokens_per_defect: Positive = 4
+    """Learnt vectors that stand for a defect type."""
     token_width: Positive = 128
+    """Numbers in each of them."""
 
 
 class BaseConfig(Config):
@@ -45,10 +49,15 @@ class FASTTrainingConfig(Config):
     """One joint phase: UNet, FARM and defect tokens (docs/fast_paper.md, rows 5 and 16)."""
 
     max_train_steps: Positive = 300
+    """Optimizer steps, of which `patience` may save some."""
     batch_size: Positive = 16
+    """Crops per step."""
     learning_rate: Annotated[float, Field(gt=0)] = 4e-4
+    """Of AdamW, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps in which the learning rate rises from 0."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the averaged weights, which are the ones kept."""
     denoising_weight: Annotated[float, Field(ge=0)] = 2.0
     """λ1 of the joint loss."""
     farm_weight: Annotated[float, Field(ge=0)] = 5.0
@@ -102,12 +111,18 @@ class FASTConfig(Config):
     context: Annotated[float, Field(ge=1.1)] = 2.0
     """Side of a crop as a multiple of the defect's longer side."""
     num_inference_steps: Positive = 10
+    """Calls of the UNet for a sample; more than 10 brought nothing that could be measured
+    (docs/samplers_magnetic_tile.md)."""
     guidance_scale: Annotated[float, Field(ge=1)] = 1.0
     """Classifier-free guidance: how far to go on from a normal surface (with a pretrained base: from an empty prompt)
     to the defect. Above 1 defects are bolder, and every step costs a second call of the UNet."""
     kernel: Literal["exact", "published"] = "exact"
+    """How AIAS takes a step: exact, a draw from the posterior, or published, the sums of the paper, which are too noisy
+    for steps over several times (docs/fast_paper.md)."""
     spacing: Literal["logsnr", "uniform"] = "logsnr"
+    """Where the steps lie: even in the logarithm of the signal-to-noise ratio, or in time, as published."""
     solver_order: Literal[1, 2] = 2
+    """1: one prediction per step, as published. 2: also the one before it, at no further call."""
     farm: Annotated[Literal["input", "output", "off"], BeforeValidator(_off)] = "off"
     """Where FARM acts: on the UNet's input (the authors' code), on the sample after each step (the paper), or nowhere.
     Off, because the defects then look more like real ones, whatever the start (docs/samplers_magnetic_tile.md)."""

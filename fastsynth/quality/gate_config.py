@@ -90,6 +90,7 @@ class FeatureRule(Rule):
     """Implausible feature distance to the real defects; needs the extra `offline`; the slowest rule."""
 
     enabled: bool = False
+    """Whether samples that break the rule are refused."""
     max_distance: Positive = 3.0
     """Distance to the nearest training defect of the type, in typical distances between training defects."""
 
