@@ -1,9 +1,9 @@
 """Writes the docs pages of committed results: python benchmarks/pages.py
 
 docs/<name>.md from every benchmarks/results/<name>.json that has the form of a run's metrics.json, with the remarks of
-benchmarks/results/<name>.md, if there are any, of bench_<name>.json the page of a table of renderers (bench_page.py
-fetches one); docs/when_synthesis_helps.md from all of these; docs/autoencoder.md from the trials of the shipped
-autoencoder; and docs/layout_options.md from those of pix2pixHD's options.
+benchmarks/results/<name>.md, if there are any (remark_figures.py fills in their figures), of bench_<name>.json the page
+of a table of renderers (bench_page.py fetches one); docs/when_synthesis_helps.md from all of these; docs/autoencoder.md
+from the trials of the shipped autoencoder; and docs/layout_options.md from those of pix2pixHD's options.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 
 from bench_page import PREFIX, bench_page
 from page_parts import METRICS, ending, measured, per_defect, percents, spread, table
+from remark_figures import fill
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -209,9 +210,9 @@ def differences(found: Sequence[dict[str, Any]]) -> list[str]:
     )
 
 
-def remarks_of(name: str) -> str:
+def remarks_of(name: str, results: dict[str, dict[str, Any]]) -> str:
     path = RESULTS / f"{name}.md"
-    return path.read_text() if path.is_file() else ""
+    return fill(path.read_text(), results, name) if path.is_file() else ""
 
 
 def pages() -> dict[str, str]:
@@ -223,12 +224,12 @@ def pages() -> dict[str, str]:
     }
     return {
         **{
-            name: (bench_page if name.startswith(PREFIX) else page)(name, result, remarks_of(name))
+            name: (bench_page if name.startswith(PREFIX) else page)(name, result, remarks_of(name, found))
             for name, result in verdicts.items()
         },
-        "when_synthesis_helps": overview_page(verdicts, remarks_of("when_synthesis_helps")),
-        "autoencoder": autoencoder_page(trials, remarks_of("autoencoder")),
-        **{name: options_page(found[name], remarks_of(name)) for name in ("layout_options",) if name in found},
+        "when_synthesis_helps": overview_page(verdicts, remarks_of("when_synthesis_helps", found)),
+        "autoencoder": autoencoder_page(trials, remarks_of("autoencoder", found)),
+        **{name: options_page(found[name], remarks_of(name, found)) for name in ("layout_options",) if name in found},
     }
 
 
