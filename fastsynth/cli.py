@@ -193,7 +193,7 @@ def audit(
     split: Annotated[Path | None, typer.Option(help="split.json, to look for test images too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Re-check every promise of a store from its files alone; exits with 3 if one is broken."""
+    """Re-check a store from its files alone: pixels, hashes, sizes, masks; exits with 3 if one is broken."""
     from fastsynth.data.split import Split
     from fastsynth.quality.audit import audit as audit_store
 

@@ -1,6 +1,7 @@
 """The verb `edit`: change the instances of a layout file, undo, redo, render. Options act in the order given."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from fastsynth.cli_options import (
 
 if TYPE_CHECKING:
     from fastsynth.layouts.editing_history import Edit, History
-    from fastsynth.recipes.editing import LayoutFile
+    from fastsynth.recipes.editing import Edits, LayoutFile
     from fastsynth.types import Renderer
 
 Mode = Literal["edit", "full", "paired"]
@@ -94,14 +95,9 @@ def edit(
 
     Edits go into the layout file in the order of the options, before --render draws; if one fails, nothing is written.
     """
-    from fastsynth.recipes.editing import save_layout
-
     about = {"category": category, "mask": mask, "defect": defect, "clean": clean}
-    opened = _opened(layout, from_image, about, from_store, from_photo, seed=layout_seed, overrides=overrides)
-    history = opened.history
-    for name, text in _in_order(ctx):
-        history = _edited(history, name, text, clip)
-    opened = opened if history is opened.history else save_layout(opened, history)
+    edits = partial(_all_edited, edits=list(_in_order(ctx)), clip=clip)
+    opened = _opened(layout, from_image, about, from_store, from_photo, edits, seed=layout_seed, overrides=overrides)
     files = []
     if render is not None:
         from fastsynth.recipes.editing_renders import render_layout
@@ -118,12 +114,16 @@ def _opened(
     about_image: dict[str, Any],
     from_store: tuple[Path, int] | None,
     from_photo: tuple[Path, str] | None,
+    edits: "Edits",
     *,
     seed: int,
     overrides: list[str],
 ) -> "LayoutFile":
-    """The layout file, made first if the options say from what. Raises ValueError when they do not go together."""
-    from fastsynth.recipes.editing import layout_from_image, open_layout
+    """The edited layout file, a new one if the options say from what.
+
+    Raises ValueError when they do not go together.
+    """
+    from fastsynth.recipes.editing import layout_from_image, open_layout, save_layout
 
     sources = {"--from-image": from_image, "--from-store": from_store, "--from-photo": from_photo}
     if len(given := [name for name, value in sources.items() if value is not None]) > 1:
@@ -134,17 +134,19 @@ def _opened(
         from fastsynth.recipes.editing_renders import layout_from_store
 
         path, sample_id = from_store
-        return layout_from_store(layout, open_run(path, overrides, None, None), sample_id)
+        return layout_from_store(layout, open_run(path, overrides, None, None), sample_id, edits=edits)
     if from_photo is not None:
         from fastsynth.recipes.photo_editing import layout_from_photo
 
         config, name = from_photo
-        return layout_from_photo(layout, read_photo_config(config, overrides), name, seed=seed)
+        return layout_from_photo(layout, read_photo_config(config, overrides), name, seed=seed, edits=edits)
     if from_image is None:
-        return open_layout(layout)
+        opened = open_layout(layout)
+        history = edits(opened.history)
+        return opened if history is opened.history else save_layout(opened, history)
     if about_image["category"] is None:
         raise ValueError("--from-image without --category; name the category, as the renderer knows it")
-    return layout_from_image(layout, from_image, seed=seed, **about_image)
+    return layout_from_image(layout, from_image, seed=seed, edits=edits, **about_image)
 
 
 def _load_renderer(
@@ -169,6 +171,12 @@ def _in_order(ctx: typer.Context) -> Iterator[tuple[str, str]]:
     for name in ctx.meta[ORDER]:
         if name in given:
             yield name, str(next(given[name]))
+
+
+def _all_edited(history: "History", *, edits: list[tuple[str, str]], clip: str | None) -> "History":
+    for name, text in edits:
+        history = _edited(history, name, text, clip)
+    return history
 
 
 def _edited(history: "History", name: str, text: str, clip: str | None) -> "History":

@@ -49,6 +49,15 @@ def test_a_layout_of_a_picture_holds_its_very_bytes_and_no_path_of_the_machine(l
     assert str(tmp_path) not in layout.read_text()
 
 
+def test_of_a_first_edit_that_fails_nothing_is_left(call, picture, tmp_path):
+    start = (tmp_path / "new" / "layout.json", "--from-image", picture, "--category", "tile")
+    answer = call("edit", *start, "--remove", 9)
+    assert answer.code == 2
+    assert "--remove 9" in answer.complaint
+    assert not (tmp_path / "new").exists()
+    assert call("edit", *start).code == 0
+
+
 def test_options_act_in_the_order_they_are_given(call, layout):
     grown_first = shown(call, layout, "--move", "1=12,12", "--grow", "1=1", "--scale", "1=2")
     assert grown_first["edits"] == ["add", "move", "grow", "turn"]

@@ -1,6 +1,7 @@
 """Layout files: made from pictures, opened, saved. A layout's pictures lie beside it. No torch."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from fastsynth.layouts.editing_history import History
 from fastsynth.layouts.layout_json import MAX_BYTES, LayoutDocument, PictureData, dump_document, parse_document
 from fastsynth.layouts.masks import RealMask, split_parts
 from fastsynth.types import Instance, Layout
+
+Edits = Callable[[History], History]
+"""What a history becomes by edits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +79,13 @@ def layout_from_image(
     defect: str | None = None,
     clean: Path | None = None,
     seed: int = 0,
+    edits: Edits | None = None,
 ) -> LayoutFile:
     """A new layout file at `path` from a picture; the mask's parts become its instances.
 
     image: without a mask a normal picture. mask, defect: where its defects are and what they are.
     clean: the same picture without them; without it they can be restyled, but not removed or moved in an edit render.
+    edits: as in `create_layout`.
     Raises ValueError or FileNotFoundError for files that do not fit one another, or when `path` exists.
     """
     if (mask is None) != (defect is None) or (clean is not None and mask is None):
@@ -99,7 +105,7 @@ def layout_from_image(
         ]
     background = image if clean is None else clean
     layout = Layout(read_image(background), background.name, category, tuple(instances))
-    return create_layout(path, layout, background, None if clean is None else image, seed)
+    return create_layout(path, layout, background, None if clean is None else image, seed, edits=edits)
 
 
 def described(instance: Instance) -> dict[str, Any]:
@@ -115,10 +121,13 @@ def described(instance: Instance) -> dict[str, Any]:
     }
 
 
-def create_layout(path: Path, layout: Layout, background: Path, picture: Path | None, seed: int) -> LayoutFile:
+def create_layout(
+    path: Path, layout: Layout, background: Path, picture: Path | None, seed: int, *, edits: Edits | None = None
+) -> LayoutFile:
     """A new layout file at `path`: copies of the pictures beside it, byte for byte, and last the document.
 
     background: file of the layout's background. picture: of it with the instances; None: the background shows them.
+    edits: the first ones; when they fail, nothing is written.
     Raises ValueError when `path` exists, or the pictures differ in size or depth.
     """
     if path.exists() or path.is_symlink():
@@ -132,6 +141,7 @@ def create_layout(path: Path, layout: Layout, background: Path, picture: Path | 
             f"{layout.background.shape}; save the two alike"
         )
     history = History(layout)
+    edited = history if edits is None else edits(history)
     stem = re.sub(r"[^\w.-]", "_", path.stem)
     copies = {
         part: (path.parent / f"{stem}_{part}{original.suffix}", original.read_bytes())
@@ -144,7 +154,7 @@ def create_layout(path: Path, layout: Layout, background: Path, picture: Path | 
         if copy.exists() and copy.read_bytes() != data:
             raise ValueError(f"{copy} exists already; choose another name for the layout")
         atomic_write(copy, data)
-    return save_layout(LayoutFile(path, document, history, shown), history)
+    return save_layout(LayoutFile(path, document, history, shown), edited)
 
 
 def _checked(path: Path, data: PictureData) -> np.ndarray:

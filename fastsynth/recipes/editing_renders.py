@@ -11,7 +11,7 @@ from fastsynth.files import atomic_write, sha256_file, write_json
 from fastsynth.images import encode_png, outline, read_mask, to_uint8
 from fastsynth.layouts.editing import looks_of
 from fastsynth.layouts.editing_modes import edit_render, full_render, paired_render
-from fastsynth.recipes.editing import LayoutFile, create_layout, described
+from fastsynth.recipes.editing import Edits, LayoutFile, create_layout, described
 from fastsynth.recipes.rendering import draw_layouts, load_renderer
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, save_sheet
@@ -21,9 +21,10 @@ Mode = Literal["edit", "full", "paired"]
 TILE = 256
 
 
-def layout_from_store(path: Path, run: Run, sample_id: int) -> LayoutFile:
+def layout_from_store(path: Path, run: Run, sample_id: int, *, edits: Edits | None = None) -> LayoutFile:
     """A new layout file at `path` from a stored sample: its instances, its background, and the picture as stored.
 
+    edits: as in `create_layout`.
     Raises ValueError when the run has no such sample, its settings have changed since, or `path` exists.
     """
     line = next((line for line in read_manifest(run.store_folder) if int(line["id"]) == sample_id), None)
@@ -36,7 +37,7 @@ def layout_from_store(path: Path, run: Run, sample_id: int) -> LayoutFile:
             f"{stored} is not what this configuration draws as sample {sample_id:06d}; pass the run's own config.yaml"
         )
     picture = inside(run.store_folder, str(line["image"]))
-    return create_layout(path, layout, run.path(layout.source), picture, line["seed"])
+    return create_layout(path, layout, run.path(layout.source), picture, line["seed"], edits=edits)
 
 
 def load_run_renderer(run: Run, file: LayoutFile) -> Renderer:

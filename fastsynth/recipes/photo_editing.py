@@ -9,7 +9,7 @@ from fastsynth.files import atomic_write
 from fastsynth.images import encode_png
 from fastsynth.layouts.layout import find_instance
 from fastsynth.layouts.regions import layered
-from fastsynth.recipes.editing import LayoutFile, create_layout
+from fastsynth.recipes.editing import Edits, LayoutFile, create_layout
 from fastsynth.recipes.photos import load_photo_model, open_pairs
 from fastsynth.types import Layout, ReferenceStyle
 from generators.layout_config import PhotoConfig
@@ -19,16 +19,19 @@ from generators.photo_renderer import PhotoRenderer
 CATEGORY = "photo"
 
 
-def layout_from_photo(path: Path, config: PhotoConfig, stem: str, *, seed: int = 0) -> LayoutFile:
+def layout_from_photo(
+    path: Path, config: PhotoConfig, stem: str, *, seed: int = 0, edits: Edits | None = None
+) -> LayoutFile:
     """A new layout file at `path` from one of the pairs: its photo at the model's scale, its regions as instances.
 
-    seed: of the looks. Raises ValueError when there is no pair of this stem, or `path` exists.
+    seed: of the looks. edits: as in `create_layout`.
+    Raises ValueError when there is no pair of this stem, or `path` exists.
     """
     layout = photo_layout(open_pairs(config), stem)
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"
         atomic_write(photo, encode_png(layout.background))
-        return create_layout(path, layout, photo, None, seed)
+        return create_layout(path, layout, photo, None, seed, edits=edits)
 
 
 def photo_layout(source: PairSource, stem: str) -> Layout:
