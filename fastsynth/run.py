@@ -38,6 +38,7 @@ from fastsynth.layouts.masks import RealMask
 from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import Poses
 from fastsynth.layouts.sampler import LayoutSampler
+from fastsynth.layouts.surroundings import Brightness
 from fastsynth.locks import Lock, lock_for_all
 from fastsynth.processes import process_index
 from fastsynth.run_config import HybridConfig, RunConfig, SingleConfig
@@ -239,10 +240,9 @@ class Run:
         return {category: LayoutSampler(map(self._real_mask, found), **settings) for category, found in records.items()}
 
     def _real_mask(self, record: Record) -> RealMask:
-        assert record.mask is not None
-        assert record.defect is not None
+        image, foreground = self.read(record)
         group = self.dataset.group_of(record)
-        return RealMask(record.mask, record.defect, read_mask(self.path(record.mask)), group)
+        return RealMask(str(record.mask), str(record.defect), foreground, group, Brightness.of(image))
 
     def read(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """Image and foreground of a record; a normal one has an empty foreground."""

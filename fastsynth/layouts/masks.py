@@ -15,6 +15,7 @@ import numpy as np
 from skimage.morphology import skeletonize
 
 from fastsynth.halo import grow
+from fastsynth.layouts.surroundings import Brightness
 from fastsynth.types import Warp
 
 PADDING = 16
@@ -48,12 +49,14 @@ class RealMask:
     source: its path relative to the data root, forward slashes.
     foreground: (H, W) bool.
     group: what it was photographed of, a piece or a patient, where that is known.
+    brightness: that of its picture, where that is known.
     """
 
     source: str
     defect: str
     foreground: np.ndarray
     group: str | None = None
+    brightness: Brightness | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,7 @@ class RealPart:
     """One shape of a real mask.
 
     foreground: (h, w) bool, tight. left, top: where it lay. frame: H, W of the mask image.
+    surroundings: rank of the brightness around it in its picture, where that is known.
     """
 
     source: str
@@ -70,6 +74,7 @@ class RealPart:
     top: int
     frame: tuple[int, int]
     group: str | None = None
+    surroundings: float | None = None
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -352,7 +357,12 @@ def _cut(mask: RealMask, part: np.ndarray, *, left: int, top: int) -> RealPart:
     x0, y0, x1, y1 = tight_box(part)
     tight = np.ascontiguousarray(part[y0:y1, x0:x1])
     height, width = mask.foreground.shape
-    return RealPart(mask.source, mask.defect, tight, left + x0, top + y0, (height, width), mask.group)
+    surroundings = None
+    if mask.brightness is not None:
+        alone = np.zeros_like(mask.foreground)
+        alone[top : top + part.shape[0], left : left + part.shape[1]] = part
+        surroundings = mask.brightness.around(alone, mask.foreground)
+    return RealPart(mask.source, mask.defect, tight, left + x0, top + y0, (height, width), mask.group, surroundings)
 
 
 def _groups_of_components(labels: np.ndarray, stats: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from fastsynth.images import to_uint8
+from fastsynth.layouts.surroundings import SIDE
 
-SEARCH_SIDE = 256
+SEARCH_SIDE = SIDE
 """Longer side of the image during the search; up to it the search is exact."""
 TRIES = 64
 """Positions checked at full resolution before the answer is no."""
@@ -54,6 +55,7 @@ def place(
     near: tuple[float, float] | None = None,
     jitter: float = 0.0,
     sides: frozenset[str] = frozenset(),
+    preference: np.ndarray | None = None,
 ) -> tuple[int, int] | None:
     """A random legal position (left, top) of `shape`'s upper left pixel, or None when there is none.
 
@@ -63,6 +65,8 @@ def place(
     near: where the shape's centre should be, x, y as shares of the image, scattered by a normal distribution of
     width `jitter` (same unit) as far as legal positions allow; 0 takes the closest. None: anywhere, evenly.
     sides: sides of the image the shape must touch, of "left", "top", "right", "bottom".
+    preference: log of how much more often than others a position is drawn, by the block that the shape's centre lies
+    in: (H', W'), blocks as in `surroundings.Brightness`. None: all alike.
     Above SEARCH_SIDE pixels a position may be missed that fits more tightly than one step of the search.
     """
     (height, width), (h, w) = region.shape, shape.shape
@@ -81,6 +85,8 @@ def place(
         offset_x = (left + w / 2) / width - near[0]
         offset_y = (top + h / 2) / height - near[1]
         score = score - (offset_x**2 + offset_y**2) / (2 * max(jitter, 1e-6) ** 2)
+    if preference is not None:
+        score = score + preference[(top + h // 2) // step, (left + w // 2) // step]
     for _ in range(min(TRIES, len(score))):
         best = score.argmax()
         score[best] = -np.inf

@@ -19,6 +19,7 @@ from fastsynth.layouts.placement import object_region, place
 from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
 from fastsynth.layouts.rim import keeps_to_rim
 from fastsynth.layouts.severity import size_factor
+from fastsynth.layouts.surroundings import Brightness
 from fastsynth.types import Layout, Warp
 
 ATTEMPTS = 16
@@ -72,6 +73,9 @@ class LayoutConfig(Config):
     types whose masks keep to the rim (`rim.keeps_to_rim`)."""
     position_jitter: Annotated[float, Field(ge=0, le=1)] = 0.05
     """How near: standard deviation as a share of the image."""
+    surroundings_spread: Annotated[float, Field(gt=0)] | None = 0.1
+    """Shapes go where it is about as bright, for the picture, as around their real masks: the standard deviation of
+    that rank among the picture's pixels, of 0 to 1. null: anywhere."""
 
     @property
     def quarter_turns(self) -> tuple[int, ...]:
@@ -96,6 +100,7 @@ class _Candidate:
     warp: Warp | None = None
     near: tuple[float, float] | None = None
     sides: frozenset[str] = frozenset()
+    surroundings: float | None = None
 
 
 class LayoutSampler:
@@ -124,6 +129,7 @@ class LayoutSampler:
         same_class: bool,
         source_position_share: float,
         position_jitter: float,
+        surroundings_spread: float | None = None,
         halo: int = 0,
     ) -> None:
         parts: dict[str, list[RealPart]] = {}
@@ -146,6 +152,7 @@ class LayoutSampler:
         self.same_class = same_class
         self.source_position_share = source_position_share
         self.position_jitter = position_jitter
+        self.surroundings_spread = surroundings_spread
         self.halo = halo
 
     def draw(
@@ -167,10 +174,11 @@ class LayoutSampler:
         layout = Layout(background, source, category)
         region = object_region(background) if region is None else region
         occupied = np.zeros(layout.size, bool)
+        brightness = Brightness.of(background)
         severity = self._severity(rng)
         for number in range(int(rng.integers(*self.instances_range, endpoint=True))):
             name = defect if self.same_class or number == 0 else str(rng.choice(sorted({*self.parts, defect})))
-            extended = self._with_instance(layout, name, region, occupied, rng, severity=severity)
+            extended = self._with_instance(layout, name, region, occupied, brightness, rng, severity=severity)
             if extended is None:
                 break
             layout = extended
@@ -195,6 +203,7 @@ class LayoutSampler:
         defect: str,
         region: np.ndarray,
         occupied: np.ndarray,
+        brightness: Brightness,
         rng: np.random.Generator,
         *,
         severity: float,
@@ -213,6 +222,7 @@ class LayoutSampler:
                 near=candidate.near,
                 jitter=self.position_jitter,
                 sides=candidate.sides,
+                preference=self._preference(candidate, brightness),
             )
             if position is not None:
                 return add_instance(
@@ -226,6 +236,14 @@ class LayoutSampler:
                     severity=severity,
                 )
         return None
+
+    def _preference(self, candidate: _Candidate, brightness: Brightness) -> np.ndarray | None:
+        """Log-density of a normal distribution of the rank, around that of the real mask's surroundings."""
+        if candidate.surroundings is None or self.surroundings_spread is None:
+            return None
+        apart = brightness.below(candidate.mask.shape) - candidate.surroundings
+        preference: np.ndarray = -(apart**2) / (2 * self.surroundings_spread**2)
+        return preference
 
     def _candidate(
         self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator, *, seated: bool
@@ -248,6 +266,7 @@ class LayoutSampler:
                 rng,
                 near=part.relative_centre if stays else None,
                 like=part if kind == alike else None,
+                surroundings=part.surroundings,
             )
         shape = draw_real(
             part,
@@ -262,7 +281,7 @@ class LayoutSampler:
         sides = _sides_within(shape, size, rng) if seated else frozenset()
         shape = grow_shape(seat(shape, sides, size), self.halo, sides=sides)
         near = shape.centre if stays else None
-        return _Candidate(shape.mask, part.source, warp=shape.warp, near=near, sides=sides)
+        return _Candidate(shape.mask, part.source, shape.warp, near, sides, part.surroundings)
 
     def _unseen_candidate(
         self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator
@@ -280,10 +299,11 @@ class LayoutSampler:
         *,
         near: tuple[float, float] | None = None,
         like: RealPart | None = None,
+        surroundings: float | None = None,
     ) -> _Candidate:
         drawn = draw_procedural(kind, size, rng, like=like)
         mask = grow(np.pad(drawn, self.halo), self.halo)
-        return _Candidate(mask, f"procedural:{kind}", near=near)
+        return _Candidate(mask, f"procedural:{kind}", near=near, surroundings=surroundings)
 
     def _kind(self, defect: str, default: Kind, rng: np.random.Generator) -> Kind:
         """One of the configured kinds of this defect type, else `default`."""
