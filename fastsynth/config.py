@@ -7,6 +7,7 @@ import difflib
 import os
 import types
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -37,8 +38,7 @@ class Config(BaseModel):
         """pydantic takes true for 1; as a text it is refused, in its place."""
         if not isinstance(values, dict):
             return values
-        kinds = {key: _leaves(field.annotation) for key, field in cls.model_fields.items()}
-        numbers = {key for key, found in kinds.items() if found & {int, float} and bool not in found}
+        numbers = _number_keys(cls)
         return {key: _truths_as_texts(value) if key in numbers else value for key, value in values.items()}
 
     @field_validator("*")
@@ -268,6 +268,13 @@ def _leaves(annotation: Any) -> set[Any]:
     """The plain types that an annotation is made of."""
     parts = get_args(annotation)
     return {leaf for part in parts for leaf in _leaves(part)} if parts else {annotation}
+
+
+@cache
+def _number_keys(cls: type[Config]) -> frozenset[str]:
+    """The keys that take numbers and no truths; found once for a class, for layouts have thousands of parts."""
+    kinds = {key: _leaves(field.annotation) for key, field in cls.model_fields.items()}
+    return frozenset(key for key, found in kinds.items() if found & {int, float} and bool not in found)
 
 
 def _truths_as_texts(value: Any) -> Any:
