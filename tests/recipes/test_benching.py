@@ -8,7 +8,7 @@ import yaml
 
 from fastsynth.bench_config import load_bench
 from fastsynth.config import load_config
-from fastsynth.recipes.bench_sheet import with_equal_masks
+from fastsynth.recipes.bench_sheet import most_shared_masks
 from fastsynth.recipes.benching import _row_cells, _share_model, share_split
 from fastsynth.recipes.rendering import train_renderer
 from fastsynth.run import Run
@@ -218,11 +218,12 @@ def test_a_row_that_was_split_otherwise_is_refused(write_config, shared_tree, tm
         share_split(runs[1], runs[0])
 
 
-def test_the_sheet_shows_only_masks_that_all_rows_have():
-    line = {"defect": "crack", "mask_sha256": "a"}
-    first = {"000000": line, "000001": line, "000002": line, "000003": {**line, "defect": "blob"}}
-    second = {"000000": line, "000001": {**line, "mask_sha256": "b"}, "000003": first["000003"]}
-    assert with_equal_masks({"one": first, "two": second}, "crack") == ["000000"]
+def test_the_sheet_begins_with_the_masks_that_most_rows_have():
+    crack = {"id": "000000", "defect": "crack", "mask_sha256": "a"}
+    redrawn = {**crack, "mask_sha256": "b"}
+    later, blob = {**crack, "id": "000001"}, {**crack, "defect": "blob", "id": "000002"}
+    shared = most_shared_masks([[crack, later, blob], [redrawn, later], [crack, later, blob]], "crack")
+    assert shared == [("000001", "a"), ("000000", "a"), ("000000", "b")]
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
