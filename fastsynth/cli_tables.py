@@ -1,11 +1,14 @@
 """Verbs that measure: the look of a store, and the table of renderers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastsynth.cli_options import AsJson, ConfigPath, Overrides, open_run, print_result
+
+if TYPE_CHECKING:
+    from fastsynth.recipes.benching import Cell
 
 
 def evaluate(
@@ -42,7 +45,7 @@ def bench(
 
     if dry_run:
         planned = cells(table, only=row)
-        text = (f"{cell.row}: {cell.name}: {'finished' if cell.finished else 'missing'}" for cell in planned)
+        text = (f"{cell.row}: {cell.name}: {_state(cell)}" for cell in planned)
         print_result([cell._asdict() for cell in planned], "\n".join(text), as_json)
         return
     found = fill(table, only=row)
@@ -50,3 +53,9 @@ def bench(
         [f"{name}: {made['verdict']}" for name, made in found["table"].items()] if found else ["no finished row yet"]
     )
     print_result(found, "\n".join(lines), as_json)
+
+
+def _state(cell: "Cell") -> str:
+    if cell.outdated:
+        return "finished with other settings or samples; set them back, or delete it"
+    return "finished" if cell.finished else "missing"

@@ -217,6 +217,22 @@ def score_items(model: nn.Module, items: Sequence[TrainingItem], *, tile: int = 
     return Scores(images)
 
 
+def is_finished(
+    folder: Path,
+    items: Sequence[TrainingItem],
+    val_items: Sequence[TrainingItem],
+    *,
+    config: SegmentConfig,
+    seed: int,
+) -> bool:
+    """Whether `train_segmenter` would return what is in `folder`, and neither train nor refuse. Arguments as there."""
+    if not (folder / RESULT_FILE).is_file():
+        return False
+    augmentation = build_augmentation(config.augment)
+    wanted = _fingerprint(items, val_items, config=config, augmentation=augmentation, seed=seed)
+    return bool(read_json(folder / "run.json")["fingerprint"] == wanted)
+
+
 def _batches(
     crops: CropDataset,
     *,

@@ -18,7 +18,16 @@ from fastsynth.files import read_json, sha256_file, write_json
 from fastsynth.recipes.bench_sheet import draw_bench_sheet
 from fastsynth.recipes.evaluating import MEASURED, QUALITY_FILE, evaluate
 from fastsynth.recipes.filtering import all_drawn
-from fastsynth.recipes.judging import about, is_scored, look_at_samples, planned_arms, real_segmenter, train_arms
+from fastsynth.recipes.judging import (
+    ArmPlan,
+    about,
+    is_outdated,
+    is_scored,
+    look_at_samples,
+    planned_arms,
+    real_segmenter,
+    train_arms,
+)
 from fastsynth.recipes.rendering import generate, require_sound_store, train_renderer
 from fastsynth.recipes.speed import GENERATION
 from fastsynth.recipes.trained import TRAINED
@@ -31,11 +40,12 @@ RESULT_FILE = "bench.json"
 
 
 class Cell(NamedTuple):
-    """One step of one row, which is finished or not."""
+    """One step of one row, which is finished or not; outdated: with other settings or samples, so `bench` refuses."""
 
     row: str
     name: str
     finished: bool
+    outdated: bool = False
 
 
 def bench(table: Table, *, only: str | None = None) -> dict[str, Any] | None:
@@ -65,7 +75,7 @@ def cells(table: Table, *, only: str | None = None) -> list[Cell]:
     real, rows = _open(table)
     plan = planned_arms(real)[0]
     found = [
-        Cell(REAL_ROW, f"segmenter, seed {seed}", is_scored(real, plan, seed=seed))
+        _segmenter_cell(REAL_ROW, f"segmenter, seed {seed}", real, plan, seed=seed)
         for seed in real.config.compare.seeds
     ]
     found += [cell for name, run in rows.items() for cell in _row_cells(name, run)]
@@ -85,14 +95,21 @@ def _open(table: Table) -> tuple[Run, dict[str, Run]]:
 def _row_cells(name: str, run: Run) -> list[Cell]:
     gate, count = run.config.generate.gate, run.config.generate.count
     drawn = all_drawn(run.store_folder, count=count, attempts=gate.attempts if gate.enabled else 1)
-    found = [Cell(name, "store", drawn), Cell(name, "image metrics", _is_measured(run))]
+    measured = _is_measured(run)
+    found = [Cell(name, "store", drawn), Cell(name, "image metrics", measured)]
     if trained := [one for one in _trainable(run) if hasattr(one.config.renderer, "training")]:
         found.insert(0, Cell(name, "model", all((one.model_folder / TRAINED).is_file() for one in trained)))
     return found + [
-        Cell(name, f"segmenter {plan.folder}, seed {seed}", is_scored(run, plan, seed=seed))
+        _segmenter_cell(name, f"segmenter {plan.folder}, seed {seed}", run, plan, seed=seed, samples=drawn and measured)
         for plan in planned_arms(run)[1:]
         for seed in run.config.compare.seeds
     ]
+
+
+def _segmenter_cell(row: str, name: str, run: Run, plan: ArmPlan, *, seed: int, samples: bool = True) -> Cell:
+    """samples: whether those it learns from are there; without them nothing can be said of what it learnt from."""
+    scored = is_scored(run, plan, seed=seed)
+    return Cell(row, name, scored, outdated=scored and samples and is_outdated(run, plan, seed=seed))
 
 
 def _fill(run: Run, real: Run, rows: Mapping[str, Run]) -> None:

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -26,10 +26,11 @@ from fastsynth.run_config import RunConfig, renderer_name
 from fastsynth.side_by_side import Report, shares, work_side_by_side
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
 from segment.config import SegmentConfig
+from segment.data import TrainingItem
 from segment.metrics import Scores
 from segment.models import load_segmenter
 from segment.predict import predict
-from segment.training import score_items, train_segmenter
+from segment.training import is_finished, score_items, train_segmenter
 
 SYNTHETIC = "synthetic"
 COST = "cost.json"
@@ -51,6 +52,15 @@ class ArmPlan:
     def folder(self) -> str:
         """`real`, `real+synthetic-1`, `synthetic`."""
         return self.arm if self.ratio is None else f"{self.arm}-{self.ratio:g}"
+
+
+class Lesson(NamedTuple):
+    """What one segmenter learns from; samples: how many of the items are synthetic."""
+
+    items: list[TrainingItem]
+    val_items: list[TrainingItem]
+    settings: SegmentConfig
+    samples: int
 
 
 def planned_arms(run: Run) -> list[ArmPlan]:
@@ -87,18 +97,18 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
     folder = _folder(run, plan, seed=seed)
     if not (folder / SCORES).is_file():
         run.record("segment")
-    train, val = real_items(run, "train"), real_items(run, "val")
-    if not any(item.defect for item in val):
-        val = train
-    lines = [] if plan.synthetic_ratio == 0 else _lines(run, seed=seed)
-    items = [*train, *synthetic_items(run, lines)]
-    settings = SegmentConfig.model_validate(
-        {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}
-    )
+    lesson = _lesson(run, plan, seed=seed)
+    settings = lesson.settings
     device = "cpu" if run.config.device == "cpu" else "auto"
     reset_peak_memory()
     trained = train_segmenter(
-        items, val, config=settings, folder=folder, seed=seed, device=device, on_iteration=on_iteration
+        lesson.items,
+        lesson.val_items,
+        config=settings,
+        folder=folder,
+        seed=seed,
+        device=device,
+        on_iteration=on_iteration,
     )
     if on_iteration is not None:
         on_iteration(settings.iterations)  # it may have ended early, or long ago
@@ -107,7 +117,7 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
             scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
             write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": stage_peak_mb()})
             scores.save(folder / SCORES)
-    return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold, samples=len(lines))
+    return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold, samples=lesson.samples)
 
 
 def train_arms(run: Run, plans: Sequence[ArmPlan]) -> list[Arm]:
@@ -149,6 +159,13 @@ def _train_elsewhere(config: RunConfig, plan: ArmPlan, seed: int, report: Report
 def is_scored(run: Run, plan: ArmPlan, *, seed: int) -> bool:
     """Whether this segmenter is trained and scored."""
     return (_folder(run, plan, seed=seed) / SCORES).is_file()
+
+
+def is_outdated(run: Run, plan: ArmPlan, *, seed: int) -> bool:
+    """Whether this segmenter, which is scored, learnt with other settings or from other samples than the run's now."""
+    lesson = _lesson(run, plan, seed=seed)
+    folder = _folder(run, plan, seed=seed)
+    return not is_finished(folder, lesson.items, lesson.val_items, config=lesson.settings, seed=seed)
 
 
 def compare(run: Run) -> dict[str, object]:
@@ -228,6 +245,17 @@ def predict_masks(model: Path, images: Path, output: Path) -> int:
 
 def _folder(run: Run, plan: ArmPlan, *, seed: int) -> Path:
     return run.folder / "segment" / plan.folder / f"seed-{seed}"
+
+
+def _lesson(run: Run, plan: ArmPlan, *, seed: int) -> Lesson:
+    train, val = real_items(run, "train"), real_items(run, "val")
+    if not any(item.defect for item in val):
+        val = train
+    lines = [] if plan.synthetic_ratio == 0 else _lines(run, seed=seed)
+    settings = SegmentConfig.model_validate(
+        {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}
+    )
+    return Lesson([*train, *synthetic_items(run, lines)], val, settings, samples=len(lines))
 
 
 def _lines(run: Run, *, seed: int) -> list[dict[str, Any]]:

@@ -57,6 +57,21 @@ def test_a_dry_run_says_which_cells_are_finished(table):
     ]
 
 
+def test_a_dry_run_names_segmenters_that_learnt_with_other_settings(table, call):
+    values = yaml.safe_load(table[1].read_text())
+    run = yaml.safe_load((table[1].parent / values["run"]).read_text())
+    run["segment"]["learning_rate"] = 0.001
+    (table[1].parent / "faster.yaml").write_text(yaml.safe_dump(run))
+    changed = table[1].parent / "bench_faster.yaml"
+    changed.write_text(yaml.safe_dump({**values, "run": "faster.yaml"}, sort_keys=False))
+    states = cells_of(call("bench", changed, "--dry-run").out)
+    outdated = {cell for cell, state in states.items() if state.startswith("finished with other settings")}
+    assert outdated == {cell for cell in states if "segmenter" in cell}
+    refused = call("bench", changed)
+    assert refused.code > 0
+    assert "a run with other settings" in refused.complaint
+
+
 def test_a_row_can_be_filled_alone_and_the_verdict_of_every_row_is_printed(table):
     alone, everything = ([line.partition(":")[0] for line in table[2][place].splitlines()] for place in (1, 3))
     assert alone[-1:] == ["copy-paste"]
