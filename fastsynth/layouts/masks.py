@@ -77,6 +77,11 @@ class RealPart:
     surroundings: float | None = None
 
     @property
+    def piece(self) -> tuple[bool, str]:
+        """What it was photographed of: its group, or its mask if there is none."""
+        return self.group is None, self.group or self.source
+
+    @property
     def centre(self) -> tuple[float, float]:
         """Of the bounding box, in pixel indices x, y."""
         height, width = self.foreground.shape

@@ -13,10 +13,15 @@ ERRORS = 2
 def keeps_to_rim(parts: Sequence[RealPart]) -> bool:
     """Whether parts lie nearer to the frame than parts anywhere would, beyond chance.
 
-    By the mean of their ranks, which for parts anywhere is ½ with a standard error of √(1/12 N). Parts that the frame
+    By the mean of their ranks, which for parts anywhere is ½ with a standard error of √(1/12 N), N the number of
+    pieces: those of one group, or of one mask without a group, count as one, by their mean rank. Parts that the frame
     cuts have no say: how they lay on it is kept anyhow.
     """
-    ranks = [rim_rank(part) for part in parts if not part.sides]
+    of_piece: dict[tuple[bool, str], list[float]] = {}
+    for part in parts:
+        if not part.sides:
+            of_piece.setdefault(part.piece, []).append(rim_rank(part))
+    ranks = [np.mean(found) for found in of_piece.values()]
     return bool(ranks and np.mean(ranks) < 0.5 - ERRORS / np.sqrt(12 * len(ranks)))
 
 

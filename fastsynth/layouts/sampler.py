@@ -333,7 +333,7 @@ def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
     of_mask: dict[str, float] = {}
     for part, area in zip(parts, areas, strict=True):
         of_mask[part.source] = of_mask.get(part.source, 0.0) + area
-    groups = {part.source: (part.group is None, part.group or part.source) for part in parts}
+    groups = {part.source: part.piece for part in parts}
     masks = Counter(groups.values())
     shares = [area / of_mask[part.source] / masks[groups[part.source]] for part, area in zip(parts, areas, strict=True)]
     weights = np.array(shares) * np.square([free_outline(part) for part in parts])
