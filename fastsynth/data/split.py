@@ -34,7 +34,7 @@ TEST_NORMALS = 0.2
 MOST_OF_ONE = 4
 """One group fills at most 1/4 of a kind's part, if the other groups can fill it."""
 MIN_FOR_VAL = 4
-"""From this many training images of a kind on, at least one of them is kept for validation."""
+"""From this many training images and clusters of a kind on, at least one of them is kept for validation."""
 
 
 class SplitConfig(Config):
@@ -172,8 +172,9 @@ def make_split(
 
     Of a defect type with n images, floor(n·train_fraction), at least one, go to train and val. Clusters may force
     fewer, and more only when even the smallest cluster is larger. Validation gets no larger share of a type's clusters
-    than of its images: of few pieces, training needs the most. Normal images keep the part the tree gives them,
-    except that a cluster with a test image is test as a whole; without test normals a fifth of them becomes test.
+    than of its images, and none of fewer than MIN_FOR_VAL: of few pieces, training needs all. Normal images keep the
+    part the tree gives them, except that a cluster with a test image is test as a whole; without test normals a fifth
+    of them becomes test.
 
     Raises ValueError: a type with one image or one cluster, no normal image left to learn from, an unreadable image,
     a fraction not in (0, 1).
@@ -193,8 +194,8 @@ def make_split(
 
     learn, test = _divide(together, totals, rng, train_fraction=train_fraction)
     kept = Counter(_kind(record) for cluster in learn for record in cluster)
-    targets = {kind: _val_target(count, val_fraction) for kind, count in kept.items()}
     pieces = Counter(kind for cluster in learn for kind in {_kind(record) for record in cluster})
+    targets = {kind: _val_target(count, pieces[kind], val_fraction) for kind, count in kept.items()}
     most = {kind: math.ceil(count * val_fraction) for kind, count in pieces.items()}
     val, train = _take(learn, targets, kept, rng, share=val_fraction, most=most)
     settings: dict[str, float | bool | str | None] = {
@@ -320,8 +321,8 @@ def _best_sum(sizes: Mapping[int, int], target: int) -> list[int]:
     return items
 
 
-def _val_target(count: int, fraction: float) -> int:
-    if count < MIN_FOR_VAL:
+def _val_target(count: int, pieces: int, fraction: float) -> int:
+    if min(count, pieces) < MIN_FOR_VAL:
         return 0
     return min(count - 1, max(1, round(count * fraction)))
 
