@@ -1,7 +1,7 @@
 """The verbs below `fastsynth data`: look at a data set, split it, hand a store to other tools, take data from them."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,9 +17,13 @@ from fastsynth.cli_options import (
     print_result,
 )
 
+if TYPE_CHECKING:
+    from fastsynth.data.split import Portion
+
 Format = Literal[
     "coco", "coco-polygons", "yolo", "cvat", "imagefolder", "webdataset", "mvtec", "anomalib", "nifti", "dicom"
 ]
+PARTS = {"train": "training", "val": "validation", "test": "test"}
 ImportFormat = Literal["coco", "cvat", "nifti", "dicom", "pictures"]
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data before hours are spent on them.")
@@ -48,10 +52,21 @@ def data_check(
 
 @data_app.command("split")
 def data_split(config: ConfigPath, overrides: Overrides = [], seed: Seed = None) -> None:  # noqa: B006
-    """Make split.json in the run folder, once: a third of every defect type to learn from, the rest to judge on."""
+    """Make split.json in the run folder, once: a third of every defect type to learn from, the rest to judge on.
+
+    Says of how many pieces the images of each type are: ten pictures of one piece teach little more than one.
+    """
     opened = open_run(config, overrides, seed, None)
+    from fastsynth.data.split import portions
+
     made = "made earlier, for another one choose another output; " if opened.split_path.is_file() else ""
     typer.echo(f"{opened.split_path}: {made}{counts(opened.split)}")
+    found = portions(opened.dataset, opened.split)
+    several = len({category for category, _ in found}) > 1
+    for (category, defect), parts in found.items():
+        name = defect or "normal"
+        told = ", ".join(f"{PARTS[part]} {_portion(portion)}" for part, portion in parts.items() if portion.images)
+        typer.echo(f"{category}/{name}: {told}" if several else f"{name}: {told}")
 
 
 @data_app.command("export")
@@ -115,3 +130,10 @@ def _labels(texts: list[str]) -> dict[int, str] | None:
             raise ValueError(f"--label {text}: wanted a mark above 0 and a name, like 2=tumour")
         labels[int(mark)] = name
     return labels or None
+
+
+def _portion(portion: "Portion") -> str:
+    """The number of images, and that of pieces where they are fewer."""
+    if portion.pieces == portion.images:
+        return str(portion.images)
+    return f"{portion.images} ({portion.pieces} piece{'s' if portion.pieces > 1 else ''})"

@@ -166,7 +166,13 @@ def test_generate_before_train_says_so_and_does_not_spoil_the_store(cli, config,
 
 def test_the_steps_of_a_run_work_one_by_one_and_print_what_they_made(cli, config, tmp_path):
     folder = tmp_path / "run"
-    assert cli("data", "split", config).out == f"{folder / 'split.json'}: 12 training, 2 validation, 12 test images\n"
+    divided = cli("data", "split", config).out.splitlines()
+    assert divided[0] == f"{folder / 'split.json'}: 12 training, 2 validation, 12 test images"
+    assert divided[1:] == [
+        "blob: training 2, test 4",
+        "crack: training 2, test 4",
+        "normal: training 8, validation 2, test 4",
+    ]
     assert cli("masks", config, "--count", 4).out == f"{folder / 'sheets' / 'layouts.png'}\n"
     assert cli("train", config).out == f"{folder / 'model'}\n"
     made = cli("generate", config, "-s", "generate.count=2")

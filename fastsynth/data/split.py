@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -204,6 +204,27 @@ def make_split(
         "near_duplicates": near_duplicates,
     }
     return Split(_images(train), _images(val), _images(test), seed=seed, sha256=hashes, settings=settings)
+
+
+class Portion(NamedTuple):
+    """What one part has of a kind; pieces: clusters, of which there may be fewer than images."""
+
+    images: int
+    pieces: int
+
+
+def portions(dataset: DataSet, split: Split) -> dict[Kind, dict[Part, Portion]]:
+    """How many images of how many pieces every part has of each kind, kinds sorted, the normal images last.
+
+    Raises ValueError for an image that is in no part.
+    """
+    together = clusters(dataset, split.sha256, near_duplicates=bool(split.settings.get("near_duplicates", True)))
+    places = [[(_kind(record), split.part_of(record.image)) for record in cluster] for cluster in together]
+    images = Counter(place for cluster in places for place in cluster)
+    pieces = Counter(place for cluster in places for place in set(cluster))
+    kinds = sorted({kind for kind, _ in images}, key=lambda kind: (kind[1] is None, kind[0], str(kind[1])))
+    parts = get_args(Part)
+    return {kind: {part: Portion(images[kind, part], pieces[kind, part]) for part in parts} for kind in kinds}
 
 
 def _divide(

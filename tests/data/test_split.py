@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fastsynth.config import parse_config
 from fastsynth.data.datasets import DataSet, Record, open_dataset
 from fastsynth.data.duplicates import Looks, detail_thumbnail, near_pairs
-from fastsynth.data.split import LeakError, LeakGuard, Split, SplitConfig, make_split
+from fastsynth.data.split import LeakError, LeakGuard, Split, SplitConfig, make_split, portions
 from fastsynth.images import encode_png, read_image
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -131,6 +131,22 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order_of_the_disk(tiny_tre
     shuffled = DataSet(tiny_tree, dataset.records[::-1], dict(reversed(dataset.groups.items())))
     assert split_of(dataset, seed=3) == split_of(shuffled, seed=3)
     assert any(split_of(dataset, seed=3).train != split_of(dataset, seed=seed).train for seed in range(4, 8))
+
+
+def test_portions_count_images_and_pieces(tiny_tree):
+    dataset = open_dataset(tiny_tree)
+    groups = {f"crack0{i}": "first" if i < 2 else "second" for i in range(6)}
+    grouped = DataSet(tiny_tree, dataset.records, groups)
+    split = make_split(grouped, train_fraction=1 / 3, val_fraction=0.2, seed=0, near_duplicates=False)
+    found = portions(grouped, split)
+    assert list(found) == [("tile", "blob"), ("tile", "crack"), ("tile", None)]
+    assert found["tile", "crack"] == {"train": (2, 1), "val": (0, 0), "test": (4, 1)}
+    assert {part: portion.images for part, portion in found["tile", "blob"].items()} == {
+        "train": 2,
+        "val": 0,
+        "test": 4,
+    }
+    assert sum(portion.pieces for portion in found["tile", None].values()) == 14
 
 
 def test_without_test_normals_a_fifth_is_kept_for_the_test(plain_folders):
