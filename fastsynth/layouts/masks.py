@@ -7,7 +7,8 @@ Where a part is thin, the distance to its centre line is kept too: a crack of on
 Coordinates are pixel indices, x right, y down; the centre of the upper left pixel is (0, 0).
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import cv2
@@ -64,7 +65,7 @@ class RealPart:
     """One shape of a real mask.
 
     foreground: (h, w) bool, tight. left, top: where it lay. frame: H, W of the mask image.
-    surroundings: rank of the brightness around it in its picture, where that is known.
+    surroundings: side → rank of the brightness there, in its picture, where that is known.
     """
 
     source: str
@@ -74,7 +75,7 @@ class RealPart:
     top: int
     frame: tuple[int, int]
     group: str | None = None
-    surroundings: float | None = None
+    surroundings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def piece(self) -> tuple[bool, str]:
@@ -128,13 +129,14 @@ class Shape:
     mask: (h, w) bool, tight. warp: from its pixels to those of the real mask.
     centre: x, y in [0, 1]: where the part lay, flipped with it and turned by the nearest quarter turn, so that what
     lay at the rim still does.
-    sides: sides of the frame the part touched, turned and flipped with it.
+    sides: sides of the frame the part touched, turned and flipped with it. surroundings: the part's, like the centre.
     """
 
     mask: np.ndarray
     warp: Warp
     centre: tuple[float, float]
     sides: frozenset[str]
+    surroundings: Mapping[str, float]
 
 
 def split_parts(mask: RealMask) -> list[RealPart]:
@@ -202,6 +204,7 @@ def draw_real(
         warp=move_origin(warp, left, top),
         centre=(float(np.clip(x, 0, 1)), float(np.clip(y, 0, 1))),
         sides=sides,
+        surroundings={_turned_side(quarters @ NORMALS[side]): rank for side, rank in part.surroundings.items()},
     )
 
 
@@ -223,7 +226,7 @@ def crop_shape(shape: Shape, box: tuple[int, int, int, int]) -> Shape:
     x0, y0, x1, y1 = box
     left, top, right, bottom = tight_box(shape.mask[y0:y1, x0:x1])
     mask = np.ascontiguousarray(shape.mask[y0 + top : y0 + bottom, x0 + left : x0 + right])
-    return Shape(mask, move_origin(shape.warp, x0 + left, y0 + top), shape.centre, shape.sides)
+    return replace(shape, mask=mask, warp=move_origin(shape.warp, x0 + left, y0 + top))
 
 
 def grow_shape(shape: Shape, halo: int, *, sides: frozenset[str]) -> Shape:
@@ -362,7 +365,7 @@ def _cut(mask: RealMask, part: np.ndarray, *, left: int, top: int) -> RealPart:
     x0, y0, x1, y1 = tight_box(part)
     tight = np.ascontiguousarray(part[y0:y1, x0:x1])
     height, width = mask.foreground.shape
-    surroundings = None
+    surroundings: dict[str, float] = {}
     if mask.brightness is not None:
         alone = np.zeros_like(mask.foreground)
         alone[top : top + part.shape[0], left : left + part.shape[1]] = part

@@ -5,7 +5,8 @@ Most shapes come from the real masks of a defect type, the rest are procedural s
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated
 
 import numpy as np
@@ -74,8 +75,9 @@ class LayoutConfig(Config):
     position_jitter: Annotated[float, Field(ge=0, le=1)] = 0.05
     """How near: standard deviation as a share of the image."""
     surroundings_spread: Annotated[float, Field(gt=0)] | None = 0.1
-    """Shapes go where it is about as bright, for the picture, as around their real masks: the standard deviation of
-    that rank among the picture's pixels, of 0 to 1. null: anywhere."""
+    """Shapes go where it is about as bright on their four sides, for the picture, as beside their real masks: the
+    standard deviation of that rank among the picture's pixels, of 0 to 1, on the side that fits least. null:
+    anywhere."""
 
     @property
     def quarter_turns(self) -> tuple[int, ...]:
@@ -100,7 +102,7 @@ class _Candidate:
     warp: Warp | None = None
     near: tuple[float, float] | None = None
     sides: frozenset[str] = frozenset()
-    surroundings: float | None = None
+    surroundings: Mapping[str, float] = field(default_factory=dict)
 
 
 class LayoutSampler:
@@ -238,10 +240,11 @@ class LayoutSampler:
         return None
 
     def _preference(self, candidate: _Candidate, brightness: Brightness) -> np.ndarray | None:
-        """Log-density of a normal distribution of the rank, around that of the real mask's surroundings."""
-        if candidate.surroundings is None or self.surroundings_spread is None:
+        """Log-density of a normal distribution of the ranks around the real mask's, on the side that fits least."""
+        if not candidate.surroundings or self.surroundings_spread is None:
             return None
-        apart = brightness.below(candidate.mask.shape) - candidate.surroundings
+        found = brightness.beside(candidate.mask.shape)
+        apart = np.max([np.abs(found[side] - rank) for side, rank in candidate.surroundings.items()], axis=0)
         preference: np.ndarray = -(apart**2) / (2 * self.surroundings_spread**2)
         return preference
 
@@ -281,7 +284,7 @@ class LayoutSampler:
         sides = _sides_within(shape, size, rng) if seated else frozenset()
         shape = grow_shape(seat(shape, sides, size), self.halo, sides=sides)
         near = shape.centre if stays else None
-        return _Candidate(shape.mask, part.source, shape.warp, near, sides, part.surroundings)
+        return _Candidate(shape.mask, part.source, shape.warp, near, sides, shape.surroundings)
 
     def _unseen_candidate(
         self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator
@@ -299,7 +302,7 @@ class LayoutSampler:
         *,
         near: tuple[float, float] | None = None,
         like: RealPart | None = None,
-        surroundings: float | None = None,
+        surroundings: Mapping[str, float] = MappingProxyType({}),
     ) -> _Candidate:
         drawn = draw_procedural(kind, size, rng, like=like)
         mask = grow(np.pad(drawn, self.halo), self.halo)

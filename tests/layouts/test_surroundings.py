@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.masks import RealMask, draw_real, split_parts
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.layouts.surroundings import Brightness
 
@@ -14,6 +14,13 @@ def ramp(height=100, width=200, dtype=np.uint8, channels=1) -> np.ndarray:
     return np.broadcast_to(levels[None, :, None], (height, width, channels)).copy()
 
 
+def plate(*, ends: int, height=100, width=200) -> np.ndarray:
+    """Light above row `ends`, dark below, with a little noise."""
+    image = np.random.default_rng(0).integers(0, 20, (height, width, 1)).astype(np.uint8)
+    image[:ends] += 180
+    return image
+
+
 def disc(centre_x: float, *, height=100, width=200, radius=8.0) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     return np.hypot(x - centre_x, y - height / 2) <= radius
@@ -21,38 +28,52 @@ def disc(centre_x: float, *, height=100, width=200, radius=8.0) -> np.ndarray:
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.85])
 @pytest.mark.parametrize("image", [ramp(), ramp(channels=3), ramp(dtype=np.uint16), ramp() // 3 + 20, ramp(1000, 2000)])
-def test_the_rank_around_a_shape_is_its_place_on_a_ramp(image, share):
+def test_the_ranks_beside_a_shape_are_its_places_on_a_ramp(image, share):
     height, width = image.shape[:2]
     shape = disc(share * width, height=height, width=width, radius=0.04 * width)
     image[shape] = 0  # what the defect looks like does not matter
-    assert Brightness.of(image).around(shape, shape) == pytest.approx(share, abs=0.04)
+    found = Brightness.of(image).around(shape, shape)
+    wanted = {"left": share - 0.055, "top": share, "right": share + 0.055, "bottom": share}
+    assert found == pytest.approx(wanted, abs=0.025)
 
 
-def test_the_rank_below_a_box_is_that_of_its_middle():
-    below = Brightness.of(ramp()).below((10, 20))
-    assert below.shape == (100, 200)
-    np.testing.assert_allclose(below[:, 20:180], np.tile(np.linspace(0, 1, 200)[20:180], (100, 1)), atol=0.01)
+def test_the_ranks_beside_a_box_are_those_of_a_shape_there():
+    """What is asked of a place is what was measured at the real mask; rows and columns are told apart."""
+    rng = np.random.default_rng(0)
+    image = (ramp() // 2 + ramp(200, 100).transpose(1, 0, 2) // 3 + rng.integers(0, 8, (100, 200, 1))).astype(np.uint8)
+    beside = Brightness.of(image).beside((10, 20))
+    assert {side: ranks.shape for side, ranks in beside.items()} == dict.fromkeys(beside, (100, 200))
+    for x, y in ((30, 20), (150, 30), (90, 75)):
+        shape = np.zeros((100, 200), bool)
+        shape[y - 5 : y + 5, x - 10 : x + 10] = True
+        around = Brightness.of(image).around(shape, shape)
+        assert {side: ranks[y, x] for side, ranks in beside.items()} == pytest.approx(around, abs=0.03)
 
 
 def test_what_else_is_marked_is_not_looked_at():
     image, shape = ramp(), disc(100.0)
-    beside = disc(112.0, radius=20.0) & ~disc(100.0, radius=9.0)
-    image[beside] = 255
-    assert Brightness.of(image).around(shape, shape | beside) < 0.5
-    assert Brightness.of(image).around(shape, shape) > 0.6
+    above = np.zeros_like(shape)
+    above[30:40, 85:112] = True
+    image[above] = 255
+    assert Brightness.of(image).around(shape, shape | above)["top"] == pytest.approx(0.5, abs=0.1)
+    assert Brightness.of(image).around(shape, shape)["top"] > 0.7
 
 
-def test_nothing_is_known_where_everything_is_marked():
-    everything = np.ones((40, 50), bool)
-    assert Brightness.of(ramp(40, 50)).around(everything, everything) is None
-    (part,) = split_parts(RealMask("m.png", "dent", everything, brightness=Brightness.of(ramp(40, 50))))
-    assert part.surroundings is None
+def test_sides_without_a_free_place_are_not_known():
+    image, everything = ramp(40, 50), np.ones((40, 50), bool)
+    assert Brightness.of(image).around(everything, everything) == {}
+    upper = everything.copy()
+    upper[30:] = False
+    assert Brightness.of(image).around(upper, upper).keys() == {"bottom"}
+    (part,) = split_parts(RealMask("m.png", "dent", everything, brightness=Brightness.of(image)))
+    assert part.surroundings == {}
 
 
 def test_a_flat_picture_is_of_middle_rank():
     image, shape = np.full((60, 60, 1), 7, np.uint8), disc(30.0, height=60, width=60)
-    assert Brightness.of(image).around(shape, shape) == pytest.approx(0.5)
-    assert Brightness.of(image).below((5, 5)) == pytest.approx(0.5)
+    middle = pytest.approx(dict.fromkeys(("left", "top", "right", "bottom"), 0.5))
+    assert Brightness.of(image).around(shape, shape) == middle
+    assert {side: ranks.mean() for side, ranks in Brightness.of(image).beside((5, 5)).items()} == middle
 
 
 @pytest.mark.parametrize("procedural_share", [0.0, 1.0])
@@ -76,3 +97,39 @@ def test_shapes_go_where_it_is_as_bright_as_around_their_real_masks(share, proce
     assert like.mean() == pytest.approx(1 - share, abs=0.04)
     assert like.std() == pytest.approx(0.05, abs=0.03)
     assert centres(surroundings_spread=None).std() > 0.15
+
+
+@pytest.mark.parametrize("procedural_share", [0.0, 1.0])
+def test_what_lies_at_an_edge_goes_to_edges_that_are_dark_on_the_same_side(procedural_share):
+    """A chip at the lower edge of a plate in front of something dark, for a picture whose plate ends elsewhere."""
+    chip = np.zeros((100, 200), bool)
+    chip[62:70, 90:110] = True
+    masks = [RealMask("m.png", "chip", chip, brightness=Brightness.of(plate(ends=70)))]
+    settings = LayoutConfig(
+        procedural_share=procedural_share, source_position_share=0, flip=False, elastic=0, rotation_range=(0, 0)
+    ).model_dump()
+    sampler = LayoutSampler(masks, **settings)
+    drawn = [
+        sampler.draw(plate(ends=40), "n.png", "tile", "chip", np.random.default_rng(seed)).instances[0]
+        for seed in range(20)
+    ]
+    lower_ends = np.array([one.bbox[3] for one in drawn])
+    assert np.mean(np.abs(lower_ends - 40) <= 6) >= 0.9  # anywhere, about 13 % would be so near
+
+
+def test_a_shape_upside_down_goes_to_edges_that_are_dark_above():
+    chip = np.zeros((100, 200), bool)
+    chip[62:70, 90:110] = True
+    (part,) = split_parts(RealMask("m.png", "chip", chip, brightness=Brightness.of(plate(ends=70))))
+    turned = draw_real(
+        part,
+        rng=np.random.default_rng(0),
+        scale_range=(1, 1),
+        rotation_range=(180, 180),
+        flip=False,
+        elastic=0,
+        thickness_range=(0, 0),
+    )
+    opposite = {"left": "right", "top": "bottom", "right": "left", "bottom": "top"}
+    assert turned.surroundings == {opposite[side]: rank for side, rank in part.surroundings.items()}
+    assert turned.surroundings["top"] < 0.4 < turned.surroundings["bottom"]
