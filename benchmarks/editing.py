@@ -19,7 +19,7 @@ from fastsynth.layouts.editing_history import History, RunLengths, parse_edit
 from fastsynth.layouts.editing_modes import edit_render, full_render
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
 from fastsynth.layouts.layout import add_instance, class_map, remove_instance
-from fastsynth.layouts.masks import RealMask, RealPart, split_parts
+from fastsynth.layouts.parts import RealMask, RealPart, split_parts
 from fastsynth.recipes.photo_editing import load_photo_renderer, photo_layout
 from fastsynth.recipes.photos import open_pairs
 from fastsynth.sheets import contact_sheet, save_sheet

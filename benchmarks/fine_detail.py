@@ -19,7 +19,7 @@ from fastsynth.config import load_config
 from fastsynth.diffusion.autoencoder import CompactAutoencoder
 from fastsynth.diffusion.base import load_autoencoder
 from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, cut_mask, mask_to_model, ring, to_model
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.parts import RealMask, split_parts
 from fastsynth.run import Run
 from fastsynth.run_config import RunConfig
 from fastsynth.sheets import contact_sheet, save_sheet

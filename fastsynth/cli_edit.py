@@ -244,7 +244,7 @@ def _shape(text: str) -> dict[str, Any]:
     """MASK.png of the image's size, or MASK.png@X,Y: the mask's shape with its upper left corner there."""
     from fastsynth.images import read_mask
     from fastsynth.layouts.editing_history import RunLengths
-    from fastsynth.layouts.masks import tight_box
+    from fastsynth.layouts.parts import tight_box
 
     name, at, place = text.rpartition("@")
     mask = read_mask(Path(name if at else text))

@@ -34,7 +34,7 @@ from fastsynth.files import (
 from fastsynth.halo import grow, measure_halo
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.exemplar import Exemplar
-from fastsynth.layouts.masks import RealMask
+from fastsynth.layouts.parts import RealMask
 from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import Poses
 from fastsynth.layouts.sampler import LayoutSampler

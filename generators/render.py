@@ -17,7 +17,7 @@ from fastsynth.layouts.crop import (
     to_model,
 )
 from fastsynth.layouts.exemplar import instance_mask
-from fastsynth.layouts.masks import tight_box
+from fastsynth.layouts.parts import tight_box
 from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import Poses
 from fastsynth.types import CentreStyle, Instance, Layout, ReferenceStyle, Sample, instance_seed, sample_seed

@@ -10,7 +10,7 @@ from fastsynth.data.store import Identity, Store
 from fastsynth.files import sha256_file
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
-from fastsynth.layouts.masks import RealMask
+from fastsynth.layouts.parts import RealMask
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.layouts.severity import with_severity
 from fastsynth.types import sample_seed

@@ -26,7 +26,7 @@ from fastsynth.diffusion.views import EncodedViews, View, encode_views, view_of
 from fastsynth.files import write_json
 from fastsynth.layouts.crop import Crop, cut
 from fastsynth.layouts.exemplar import Exemplar
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.parts import RealMask, split_parts
 from fastsynth.layouts.poses import ALL_POSES
 
 CATEGORY = "surface"

@@ -19,7 +19,7 @@ from fastsynth.diffusion.pipeline import FASTPipeline
 from fastsynth.files import atomic_write
 from fastsynth.layouts.crop import Crop, crop_around, cut, cut_mask, mask_to_model, to_model
 from fastsynth.layouts.exemplar import Exemplar
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.parts import RealMask, split_parts
 from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import Poses
 

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from fastsynth.layouts.layout import add_instance, find_instance, free_instance, next_id, replace_instance
-from fastsynth.layouts.masks import bend_mask, move_origin, tight_box
+from fastsynth.layouts.masks import bend_mask, move_origin
+from fastsynth.layouts.parts import tight_box
 from fastsynth.layouts.placement import object_region
 from fastsynth.types import CentreStyle, Instance, Layout, SeedStyle, Style, Warp, sample_seed
 

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
-from fastsynth.layouts.masks import tight_box, warp_coordinates
+from fastsynth.layouts.masks import warp_coordinates
+from fastsynth.layouts.parts import tight_box
 from fastsynth.types import Instance, Warp
 
 REACH = 1.5

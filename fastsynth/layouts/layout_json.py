@@ -28,7 +28,7 @@ from fastsynth.layouts.editing_history import (
     Text,
     relative_path,
 )
-from fastsynth.layouts.masks import tight_box
+from fastsynth.layouts.parts import tight_box
 from fastsynth.types import Instance, Layout, Warp
 
 MAX_BYTES = 256_000_000

@@ -9,7 +9,7 @@ from typing import Literal, assert_never, get_args
 import cv2
 import numpy as np
 
-from fastsynth.layouts.masks import RealPart, tight_box
+from fastsynth.layouts.parts import RealPart, tight_box
 from fastsynth.noise import gradient_noise
 
 Kind = Literal["blob", "crack", "scratch", "pits"]

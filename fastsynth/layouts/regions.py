@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from fastsynth.layouts.masks import tight_box
+from fastsynth.layouts.parts import tight_box
 from fastsynth.types import Instance
 
 MAX_REGIONS = 65_535

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastsynth.layouts.masks import RealPart
+from fastsynth.layouts.parts import RealPart
 
 ERRORS = 2
 """Standard errors by which the mean rank must lie below ½."""

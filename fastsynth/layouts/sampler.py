@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 from fastsynth.config import Config
 from fastsynth.halo import grow
 from fastsynth.layouts.layout import add_instance
-from fastsynth.layouts.masks import RealMask, RealPart, Shape, crop_shape, draw_real, grow_shape, split_parts
+from fastsynth.layouts.masks import Shape, crop_shape, draw_real, grow_shape
+from fastsynth.layouts.parts import RealMask, RealPart, split_parts
 from fastsynth.layouts.placement import object_region, place
 from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
 from fastsynth.layouts.rim import keeps_to_rim

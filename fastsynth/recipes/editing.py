@@ -13,7 +13,7 @@ from fastsynth.files import atomic_write, sha256_bytes, sha256_file
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.editing_history import History
 from fastsynth.layouts.layout_json import MAX_BYTES, LayoutDocument, PictureData, dump_document, parse_document
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.parts import RealMask, split_parts
 from fastsynth.types import Instance, Layout
 
 Edits = Callable[[History], History]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fastsynth.checkpoints import disk_errors
 from fastsynth.environment import reset_peak_memory, stage_peak_mb
 from fastsynth.files import write_json
-from fastsynth.layouts.masks import RealMask, split_parts
+from fastsynth.layouts.parts import RealMask, split_parts
 from fastsynth.parallel import wait_for_all
 from fastsynth.processes import process_index
 from fastsynth.recipes.fast import device_of

@@ -16,7 +16,8 @@ from fastsynth.layouts.exemplar import (
     moment_warp,
     with_contrast_of,
 )
-from fastsynth.layouts.masks import RealMask, draw_real, split_parts, tight_box
+from fastsynth.layouts.masks import draw_real
+from fastsynth.layouts.parts import RealMask, split_parts, tight_box
 from fastsynth.layouts.poses import ALL_POSES
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.quality.gate import Case, Gate

@@ -7,15 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsynth.images import read_mask
-from fastsynth.layouts.masks import (
-    RealMask,
-    crop_shape,
-    draw_real,
-    grow_shape,
-    split_parts,
-    tight_box,
-    warp_coordinates,
-)
+from fastsynth.layouts.masks import crop_shape, draw_real, grow_shape, warp_coordinates
+from fastsynth.layouts.parts import RealMask, split_parts, tight_box
 from fastsynth.types import Warp
 
 TILES = Path(__file__).resolve().parents[2] / "data" / "magnetic_tile" / "ground_truth"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsynth.layouts.masks import RealPart, tight_box
+from fastsynth.layouts.parts import RealPart, tight_box
 from fastsynth.layouts.procedural import KINDS, blob, draw_procedural, kind_of, thinness_of, unevenness_of
 
 sizes = st.tuples(st.integers(1, 120), st.integers(1, 120))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastsynth.layouts.masks import RealPart
+from fastsynth.layouts.parts import RealPart
 from fastsynth.layouts.rim import keeps_to_rim, rim_rank
 
 

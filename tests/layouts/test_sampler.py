@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fastsynth.config import parse_config
 from fastsynth.halo import grow
 from fastsynth.images import read_image, read_mask
-from fastsynth.layouts.masks import RealMask, RealPart, tight_box, warp_coordinates
+from fastsynth.layouts.masks import warp_coordinates
+from fastsynth.layouts.parts import RealMask, RealPart, tight_box
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, free_outline, part_weights
 
 TILES = Path(__file__).resolve().parents[2] / "data" / "magnetic_tile"

@@ -5,7 +5,7 @@ import pytest
 
 from fastsynth.data.store import Store, read_manifest
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
-from fastsynth.layouts.masks import RealMask
+from fastsynth.layouts.parts import RealMask
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.layouts.severity import with_severity
 from fastsynth.types import Instance, Layout, Sample

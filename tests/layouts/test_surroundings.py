@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fastsynth.layouts.masks import RealMask, draw_real, split_parts
+from fastsynth.layouts.masks import draw_real
+from fastsynth.layouts.parts import RealMask, split_parts
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.layouts.surroundings import Brightness
 

@@ -8,7 +8,7 @@ import pytest
 
 from fastsynth.data.demo import CATEGORIES, draw_normal, draw_pair
 from fastsynth.layouts.exemplar import Exemplar, ExemplarBank
-from fastsynth.layouts.masks import RealMask
+from fastsynth.layouts.parts import RealMask
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.quality import gate_measures
 from fastsynth.quality.fingerprints import max_bits
