@@ -29,6 +29,12 @@ TURNS = 31
 """Angles tried from none to the whole way: steps of at most 3 degrees."""
 CONTRAST_GAINS = 0.5, 2.0
 """What a drawn defect's contrast may be multiplied by to be that of its exemplar."""
+LIGHT_SIDE = 48
+"""Longer side of the crops in which light is interpolated; it is smooth."""
+SPREAD = 0.125
+"""How far light is smoothed, as a share of the defect's longer side."""
+MIN_SPREAD = 4.0
+"""The least of it, in pixels: the grain is no light."""
 EDGE = 2.0
 """Pixels past a defect's border that still show the border: mirrored, a pit's dark floor would speck its rim."""
 
@@ -263,29 +269,45 @@ def _moments(mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> tuple[np.
 def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -> np.ndarray:
     """Give the defect the background's light, then paste it inside the mask.
 
-    Where the surroundings are k times as bright, so is the contrast of the defect: a surface reflects a share.
+    Where the surface beside it is k times as bright, so is the contrast of the defect: a surface reflects a share.
     """
     defect = like_channels(defect, background.shape[2])
     around = ring(foreground, width=4)
     if around.any():
-        wanted, found = surface_tone(background[around]), surface_tone(defect[around])
+        left, top, right, bottom = tight_box(foreground)
+        spread = max(MIN_SPREAD, SPREAD * max(right - left, bottom - top))
+        wanted, found = (light(pixels, around, spread=spread) for pixels in (background, defect))
         # -1 is black; the limits keep noise in near-black surroundings from blowing up
-        gain = np.clip((wanted.mean() + 1) / max(found.mean() + 1, 1e-3), 0.5, 2.0)
+        gain = np.clip((wanted.mean(2) + 1) / np.maximum(found.mean(2) + 1, 1e-3), 0.5, 2.0)[..., None]
         defect = wanted + gain * (defect - found)
     weight = feather_weight(foreground, 2.0)[..., None]
     return np.clip(background + weight * (defect - background), -1, 1).astype(np.float32)
 
 
-def surface_tone(pixels: np.ndarray) -> np.ndarray:
-    """(C,): the median of pixels (N, C) in [-1, 1] that show surface.
+def light(pixels: np.ndarray, around: np.ndarray, *, spread: float) -> np.ndarray:
+    """How bright the surface is, or would be, at every pixel: (h, w, C) float32, of `pixels` in [-1, 1].
 
-    What is less than half as bright as their brighter quarter is the frame around it, a shadow or a gap. Taken for
+    The mean of the pixels `around`, (h, w) bool, that show surface, each with the weight 1 / (d² + spread²)² at the
+    distance d (inverse distance weighting, Shepard 1968). So a large defect takes over a slope of the light.
+
+    What is less than half as bright as the brighter quarter is the frame around it, a shadow or a gap. Taken for
     surface, it would make a defect from the rim of a part glow on another part.
     """
-    brightness = pixels.mean(axis=1) + 1
-    lit = brightness >= np.quantile(brightness, 0.75) / 2
-    tone: np.ndarray = np.median(pixels[lit], axis=0)
-    return tone
+    brightness = pixels.mean(axis=2) + 1
+    lit = around & (brightness >= np.quantile(brightness[around], 0.75) / 2)
+    height, width = lit.shape
+    step = -(-max(height, width) // LIGHT_SIDE)
+    size = -(-width // step), -(-height // step)
+    share = cv2.resize(lit.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    sums = cv2.resize(np.where(lit[..., None], pixels, 0).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    sums = sums.reshape(*share.shape, -1)
+    places = np.argwhere(share > 0)
+    everywhere = np.argwhere(np.ones_like(share, bool))
+    squared = ((everywhere[:, None] - places[None]) ** 2).sum(axis=2)
+    weights = (squared + (spread / step) ** 2) ** -2.0
+    totals = weights @ share[tuple(places.T)]
+    small = (weights @ sums[tuple(places.T)] / totals[:, None]).reshape(sums.shape).astype(np.float32)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)
 
 
 def with_contrast_of(source: np.ndarray, drawn: np.ndarray, foreground: np.ndarray) -> np.ndarray:
