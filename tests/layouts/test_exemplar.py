@@ -13,6 +13,7 @@ from fastsynth.layouts.exemplar import (
     ExemplarBank,
     _looked_at,
     instance_mask,
+    light,
     moment_warp,
     with_contrast_of,
 )
@@ -87,6 +88,37 @@ class TestHome:
         np.testing.assert_allclose(pasted, ValueRange(0, 255).to_float(cut(mirrored.image, crop)), atol=1e-5)
 
 
+class TestLight:
+    def test_it_is_the_mean_of_the_ring_by_inverse_distances(self):
+        rng = np.random.default_rng(0)
+        pixels, around = rng.uniform(-0.2, 0.6, (30, 40, 3)), rng.random((30, 40)) < 0.1
+        found = light(pixels, around, spread=5.0)
+        y, x = np.nonzero(around)
+        for row, column in ((0, 0), (15, 20), (29, 39)):
+            weights = ((y - row) ** 2 + (x - column) ** 2 + 25.0) ** -2.0
+            wanted = (weights[:, None] * pixels[around]).sum(axis=0) / weights.sum()
+            np.testing.assert_allclose(found[row, column], wanted, atol=1e-5)
+
+    @pytest.mark.parametrize("size", [(30, 40), (301, 200), (500, 500)])
+    def test_large_crops_have_the_light_of_small_ones(self, size):
+        """A slope of the light, seen on a ring: in the middle, as bright as there, at the rim nearly so."""
+        y, x = np.mgrid[: size[0], : size[1]] / (np.array(size)[:, None, None] - 1)
+        pixels = (0.5 * x)[..., None] - 0.25
+        around = np.abs(np.hypot(x - 0.5, y - 0.5) - 0.3) < 0.04
+        found = light(pixels, around, spread=0.1 * max(size))
+        assert found.shape == (*size, 1)
+        middle, left, right = (found[size[0] // 2, round(share * size[1]), 0] for share in (0.5, 0.2, 0.8))
+        assert middle == pytest.approx(0, abs=0.01)
+        assert (left, right) == pytest.approx((-0.13, 0.13), abs=0.05)
+
+    def test_what_is_not_lit_does_not_count(self):
+        pixels = np.full((40, 40, 1), 0.4)
+        pixels[:, :20] = -0.95
+        around = np.zeros((40, 40), bool)
+        around[10:30, 10:30] = True
+        np.testing.assert_allclose(light(pixels, around, spread=4.0), 0.4, atol=1e-6)
+
+
 class TestElsewhere:
     @pytest.mark.parametrize("lift", [-30, 0, 50])
     def test_the_defect_takes_over_the_background_s_tone(self, lift):
@@ -98,6 +130,22 @@ class TestElsewhere:
         pixels = (pasted + 1) * 127.5
         # the real dent reflects 40 of 100: so does this one
         assert pixels[deep].mean() == pytest.approx(0.4 * (100 + lift), abs=2.5)
+
+    @pytest.mark.parametrize("own_slope", [False, True])
+    def test_it_takes_over_a_slope_of_the_light_and_leaves_its_own_behind(self, own_slope):
+        """The dent reflects 40 of 100 wherever it lies; the background's light grows from left to right."""
+        own = defect()
+        falling = np.linspace(1.3, 0.7, 120)[None, :, None] if own_slope else 1.0
+        bank = ExemplarBank([replace(own, image=np.clip(own.image * falling, 0, 255).astype(np.uint8))])
+        background = np.repeat(np.linspace(30, 250, 220).astype(np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
+        instance = instance_of(own.foreground, left=80, top=90, warp_to=SOURCE)
+        pasted, crop = paste_into(background, instance, bank)
+        deep = cv2.erode(instance_mask(instance, crop).astype(np.uint8), np.ones((7, 7))) > 0
+        wanted = ValueRange.of(background).to_float(cut(background, crop)) + 1
+        x = np.nonzero(deep)[1]
+        shares = ((pasted + 1) / wanted).mean(axis=2)[deep]
+        ends = [shares[x < np.quantile(x, 0.2)].mean(), shares[x > np.quantile(x, 0.8)].mean()]
+        assert ends == pytest.approx([0.4, 0.4], abs=0.03)
 
     def test_a_defect_from_a_dark_rim_does_not_glow_on_a_surface(self):
         """Most of what surrounds it is the black frame beside the part; the surface reflects 100, the dent 40."""
