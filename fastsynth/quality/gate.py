@@ -59,6 +59,11 @@ class Case:
         return measures.border_step(self.image, self.foreground)
 
     @cached_property
+    def ground_step(self) -> float:
+        """There, before the defect was drawn."""
+        return measures.border_step(self.source, self.foreground)
+
+    @cached_property
     def details(self) -> list[np.ndarray]:
         """Fine detail of every connected part that is large enough to be recognised."""
         return part_details(self.image, self.foreground)
@@ -165,7 +170,11 @@ class Gate:
             case "seam" if case.foreground.sum() < MIN_PIXELS:
                 return {}, True  # all of a speck is border
             case "seam":
-                limit = max(limits["min_step"], limits["max_ratio"] * self._real_step(case))
+                of_real, of_ground = (
+                    limits["max_ratio"] * self._real_step(case),
+                    limits["ground_ratio"] * case.ground_step,
+                )
+                limit = max(limits["min_step"], of_real, of_ground)
                 return {"border_step": case.step}, case.step <= limit
             case "copies":
                 if case.renderer in limits["exempt"]:
@@ -191,9 +200,8 @@ class Gate:
         if share < min_share or share >= sure_share:
             return {"visible": share}, share >= min_share
         strong = measures.visible_share(case.change, min_contrast=sure_contrast)
-        before = measures.border_step(case.source, case.foreground)
-        edge = case.step / max(before, measures.FLOOR)
-        kept = strong >= min_share or edge >= min_edge or before > calm_step
+        edge = case.step / max(case.ground_step, measures.FLOOR)
+        kept = strong >= min_share or edge >= min_edge or case.ground_step > calm_step
         return {"visible": share, "edge": edge}, kept
 
     def _alignment(

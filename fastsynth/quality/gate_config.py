@@ -66,6 +66,9 @@ class SeamRule(Rule):
 
     max_ratio: Positive = 1.6
     """Step as a multiple of the largest one of a training defect of the same type."""
+    ground_ratio: Annotated[float, Field(ge=0)] = 3.0
+    """Step as a multiple of the source's own there, if that is more: on coarse ground, as in ultrasound, no border is
+    smooth, and of a few training defects the largest step says little."""
     min_step: Share = 0.15
     """Smaller steps never count; a share of the brighter side."""
 

@@ -130,18 +130,19 @@ def limits_of(real: list[Exemplar], case: Case) -> list[tuple[str, str, float, i
         ("alignment", "max_outside", measures.outside_share(change, min_contrast=contrast), -1),
         ("alignment", "max_offset", measures.offset(change, min_contrast=contrast), -1),
         ("seam", "min_step", measures.border_step(case.image, case.foreground), -1),
+        ("seam", "ground_ratio", case.step / measures.border_step(case.source, case.foreground), -1),
         ("copies", "max_similarity", float(alike), -1),
         ("features", "max_distance", Gate(real, rules={})._feature_distance(case), -1),
     ]
 
 
-@pytest.mark.parametrize("place", range(8))
+@pytest.mark.parametrize("place", range(9))
 def test_the_limit_itself_is_kept_and_its_neighbour_is_not(place, real, case):
     rule, limit, value, sign = limits_of(real, case)[place]
     generous = {
         "visible": {"sure_share": 0.0},
         "alignment": {"max_outside": 9.0, "max_offset": 9.0},
-        "seam": {"max_ratio": 1e-9},
+        "seam": {"min_step": 0.0, "max_ratio": 1e-9, "ground_ratio": 0.0},
     }.get(rule, {})
     beyond = value + sign * (1 if rule == "mask" else EPSILON)
     assert judged(real, case, **{rule: generous | {limit: value}})[1] == ()
@@ -158,12 +159,12 @@ def test_a_step_is_compared_with_the_largest_of_its_type_else_of_its_category(de
     ratio = measures.border_step(case.image, case.foreground) / max(steps.values())
     of_type = replace(case, defect=defect)
     for limit, said in ((ratio + EPSILON, ()), (ratio - EPSILON, (REASONS["seam"],))):
-        assert judged(real, of_type, seam={"min_step": 0.0, "max_ratio": limit})[1] == said
+        assert judged(real, of_type, seam={"min_step": 0.0, "max_ratio": limit, "ground_ratio": 0.0})[1] == said
 
 
 def test_of_a_category_without_training_defects_nothing_is_near(real, case):
     strange = replace(case, category="wood")
-    found, reasons = judged(real, strange, copies={}, features={}, seam={"min_step": 0.0})
+    found, reasons = judged(real, strange, copies={}, features={}, seam={"min_step": 0.0, "ground_ratio": 0.0})
     assert (found["training_similarity"], found["feature_distance"]) == (0.0, 0.0)
     assert reasons == (REASONS["seam"],)
     assert judged(real, replace(case, category="cloth"), features={})[0]["feature_distance"] == 0.0  # one has no other
@@ -192,7 +193,7 @@ def test_defects_of_which_the_surroundings_alone_are_held_count_as_in_their_pict
         whole.append(replace(one, image=image, foreground=np.pad(one.foreground, ((0, 0), (0, 1000 - SIZE)))))
     held = [one.without_the_rest(context=1.0) for one in whole]
     assert all(one.image.max() < 65535 for one in held)
-    asked = {"copies": {}, "features": {}, "seam": {"min_step": 0.0}}
+    asked = {"copies": {}, "features": {}, "seam": {"min_step": 0.0, "ground_ratio": 0.0}}
     assert judged(held, case, **asked) == judged(whole, case, **asked)
 
 
@@ -209,7 +210,7 @@ def test_seams_and_duplicates_are_asked_from_the_smallest_size_on(real):
 
     for pixels, asked in ((MIN_PIXELS - 1, False), (MIN_PIXELS, True)):
         case = of_size(pixels)
-        measured, reasons = judged(real, case, seam={"min_step": 0.0, "max_ratio": 0.0})
+        measured, reasons = judged(real, case, seam={"min_step": 0.0, "max_ratio": 0.0, "ground_ratio": 0.0})
         assert ("border_step" in measured) == asked
         assert reasons == ((REASONS["seam"],) if asked else ())
         gate = Gate(real, rules=GateConfig().rules())
