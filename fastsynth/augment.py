@@ -22,6 +22,7 @@ from fastsynth.augment_config import AugmentConfig
 from fastsynth.config import read_yaml
 from fastsynth.files import atomic_write, read_json
 from fastsynth.images import outline, to_uint8
+from fastsynth.layouts.crop import ValueRange
 from fastsynth.types import check_image
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # albumentations asks the network for its newest version on import
@@ -82,11 +83,12 @@ def save_augmentation(compose: A.Compose, path: Path) -> None:
 
 
 def augment_sample(
-    compose: A.Compose, image: np.ndarray, foreground: np.ndarray, *, seed: int
+    compose: A.Compose, image: np.ndarray, foreground: np.ndarray, *, seed: int, values: ValueRange | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """One augmented sample; the same seed gives the same bytes, whatever was augmented before.
 
     image: (H, W, 1 or 3) uint8 or uint16. foreground: (H, W) bool. The result has the same dtypes and channels.
+    values: of a 16-bit picture, what counts as black and as white; None: all 65,536.
 
     Raises ValueError when the pipeline returns anything but an image (normalised, a tensor, …).
     """
@@ -94,7 +96,8 @@ def augment_sample(
     compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
     compose.set_mask_interpolation(cv2.INTER_NEAREST)
     deep = image.dtype == np.uint16
-    given = image.astype(np.float32) / np.float32(65535) if deep else image
+    values = values or ValueRange(0, 65535)
+    given = (values.to_float(image) + 1) / 2 if deep else image
     result = compose(image=given, mask=foreground.astype(np.uint8))
     augmented = result["image"]
     if not isinstance(augmented, np.ndarray) or augmented.dtype != given.dtype or augmented.ndim != 3:
@@ -103,7 +106,7 @@ def augment_sample(
             f"wanted {given.dtype} (H, W, C); remove Normalize, ToFloat and ToTensorV2, scaling happens later"
         )
     if deep:
-        augmented = np.rint(np.clip(augmented, 0, 1) * np.float32(65535)).astype(np.uint16)
+        augmented = values.from_float(np.clip(augmented, 0, 1) * 2 - 1, np.dtype(np.uint16))
     check_image(augmented)
     return np.ascontiguousarray(augmented), result["mask"] > 0
 
@@ -126,7 +129,7 @@ def augment_preview(
 
 def _preview(compose: A.Compose, image: np.ndarray, foreground: np.ndarray, *, seed: int) -> np.ndarray:
     limits = float(image.min()), float(image.max())
-    augmented, inside = augment_sample(compose, image, foreground, seed=seed)
+    augmented, inside = augment_sample(compose, image, foreground, seed=seed, values=ValueRange.of(image))
     return outline(to_uint8(augmented, limits=limits), inside)
 
 

@@ -49,7 +49,7 @@ class ReferenceStyle:
     """The look of instance `instance` of picture `image`.
 
     image: path relative to the data root, forward slashes.
-    instance: id of a drawn one; in an annotated picture its parts count from 1, as `layouts.masks.split_parts` cuts.
+    instance: id of a drawn one; in an annotated picture its parts count from 1, as `layouts.parts.split_parts` cuts.
     """
 
     image: str

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from fastsynth.augment import A, augment_sample
 from fastsynth.halo import shrink
 from fastsynth.images import read_image, read_mask
+from fastsynth.layouts.crop import ValueRange
+from fastsynth.types import COMBINED
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class DecodedItem:
 
 def decode_item(item: TrainingItem) -> DecodedItem:
     """Read image and mask. Raises ValueError when their sizes differ or a defect image has an empty mask."""
-    image = read_image(item.image_path)
+    image = full_range(read_image(item.image_path))
     if item.mask_path is None:
         return DecodedItem(image, np.zeros(image.shape[:2], bool), np.zeros((0, 4), int))
     foreground = shrink(read_mask(item.mask_path), item.halo)
@@ -73,6 +75,16 @@ def decode_item(item: TrainingItem) -> DecodedItem:
     stats = cv2.connectedComponentsWithStats(foreground.astype(np.uint8), connectivity=8)[2][1:]
     x0, y0, width, height = stats[:, :4].T.astype(int)
     return DecodedItem(image, foreground, np.stack([x0, y0, x0 + width, y0 + height], axis=1))
+
+
+def full_range(image: np.ndarray) -> np.ndarray:
+    """A picture (H, W, C) as segmenters see it: of 16 bit, its own range is spread over all 65,536 values.
+
+    Few fill them (`ValueRange`): of 12 bit all would be black, and brightened by a fifth of 65,536, all white.
+    """
+    if image.dtype == np.uint8:
+        return image
+    return ValueRange(0, 65535).from_float(ValueRange.of(image).to_float(image), image.dtype)
 
 
 class ItemCache:
@@ -104,7 +116,7 @@ class CropDataset(Dataset):
     anywhere, or, with the probability `hard_negative_share`, around one of `hard_negatives`, if there are any. While
     synthetic samples are drawn, `source_share` of the others lie on a pixel of a sample's defect, in its source.
 
-    photographed: the items that are not synthetic.
+    photographed: the items that are not synthetic, at ratio 1 the normal ones alone.
     hard_negatives: (n, 3) int64, the place of an image in `photographed`, x and y, as `segment.mining` finds them; none
         at first. What they are when the workers of a loader start is what those see.
 
@@ -134,7 +146,8 @@ class CropDataset(Dataset):
         seed: int,
     ) -> None:
         self.normal = [item for item in items if item.defect is None]
-        self.photographed = [item for item in items if not item.synthetic]
+        with_real = synthetic_ratio < 1
+        self.photographed = [item for item in items if not item.synthetic and (with_real or item.defect is None)]
         self.pools = _pools(items, synthetic_ratio)
         self.sourced = _sourced(self.pools, self.normal)
         self.defects = sorted(self.pools)
@@ -248,6 +261,11 @@ def _pools(
         excluded = synthetic_ratio == 0 if item.synthetic else synthetic_ratio == 1
         if item.defect is not None and not excluded:
             pools.setdefault(item.defect, ([], []))[item.synthetic].append(item)
+    if COMBINED in pools and not pools[COMBINED][0] and len(pools) > 1:
+        # drawn with several types in one image: no type of its own, or it would have a turn without real images
+        _, drawn = pools.pop(COMBINED)
+        for _, synthetic in pools.values():
+            synthetic += drawn
     if not pools:
         raise ValueError(f"no defect image to train on at synthetic_ratio {synthetic_ratio}; add some")
     if synthetic_ratio > 0 and not any(synthetic for _, synthetic in pools.values()):

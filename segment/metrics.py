@@ -54,7 +54,7 @@ class ImageScore:
     defect: its type, None for a normal image.
     group: images of one group show the same object and are resampled together.
     positives, negatives: (BINS,) int64, foreground and background pixels per probability bin.
-    regions: (n, BINS) int64, the positives split by 8-connected foreground region.
+    region_shares: (BINS,) float64, the share of an 8-connected foreground region in every bin, summed over regions.
     """
 
     name: str
@@ -62,7 +62,7 @@ class ImageScore:
     group: str
     positives: np.ndarray
     negatives: np.ndarray
-    regions: np.ndarray
+    region_shares: np.ndarray
 
 
 def score_image(
@@ -86,14 +86,16 @@ def score_image(
         raise ValueError(f"{name}: a normal image has {foreground.sum()} foreground pixels; name its defect type")
     bins = np.searchsorted(EDGES, probability.astype(np.float32).ravel(), side="right") - 1
     count, labels = cv2.connectedComponents(foreground.astype(np.uint8), connectivity=8)
-    histograms = np.bincount(labels.ravel() * BINS + bins, minlength=count * BINS).reshape(count, BINS)
+    inside = labels.ravel() > 0
+    positives = np.bincount(bins[inside], minlength=BINS)
+    weights = 1 / np.bincount(labels.ravel(), minlength=count)[labels.ravel()[inside]]
     return ImageScore(
         name=name,
         defect=defect,
         group=name if group is None else group,
-        positives=histograms[1:].sum(axis=0),
-        negatives=histograms[0],
-        regions=histograms[1:],
+        positives=positives,
+        negatives=np.bincount(bins[~inside], minlength=BINS),
+        region_shares=np.bincount(bins[inside], weights=weights, minlength=BINS),
     )
 
 
@@ -264,8 +266,7 @@ class Scores:
     @cached_property
     def _covered(self) -> np.ndarray:
         """(N, BINS) float64: covered shares of the image's regions, summed over the regions."""
-        shares = [image.regions / image.regions.sum(axis=1, keepdims=True) for image in self.images]
-        return _at_or_above(np.stack([share.sum(axis=0) for share in shares]))
+        return _at_or_above(np.stack([image.region_shares for image in self.images]))
 
     def save(self, path: Path) -> None:
         """Plain arrays in one .npz, atomically; the same scores give the same bytes."""
@@ -277,8 +278,7 @@ class Scores:
             groups=np.array([image.group for image in self.images]),
             positives=np.stack([image.positives for image in self.images]),
             negatives=np.stack([image.negatives for image in self.images]),
-            regions=np.concatenate([image.regions for image in self.images]),
-            region_counts=np.array([len(image.regions) for image in self.images]),
+            region_shares=np.stack([image.region_shares for image in self.images]),
         )
         atomic_write(path, buffer.getvalue())
 
@@ -290,15 +290,14 @@ class Scores:
                 arrays = {key: stored[key] for key in stored.files}
             if arrays["positives"].shape[1] != BINS:
                 raise ValueError(f"{arrays['positives'].shape[1]} bins, wanted {BINS}")
-            regions = np.split(arrays["regions"], np.cumsum(arrays["region_counts"])[:-1])
-            columns = (arrays[key] for key in ("names", "defects", "groups", "positives", "negatives"))
-            rows = list(zip(*columns, regions, strict=True))
+            keys = ("names", "defects", "groups", "positives", "negatives", "region_shares")
+            rows = list(zip(*(arrays[key] for key in keys), strict=True))
         except (zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} does not hold scores ({error}); evaluate the segmenter again") from error
         return cls(
             [
-                ImageScore(str(name), str(defect) or None, str(group), positives, negatives, image_regions)
-                for name, defect, group, positives, negatives, image_regions in rows
+                ImageScore(str(name), str(defect) or None, str(group), *histograms)
+                for name, defect, group, *histograms in rows
             ]
         )
 

@@ -16,7 +16,7 @@ def predict(model: nn.Module, image: np.ndarray, *, tile: int = 256, overlap: in
     """(H, W) float32, the probability of a defect.
 
     model: (B, 3, h, w) float in [-1, 1] → (B, 1, h, w) logits; put into evaluation mode.
-    image: (H, W, 1 or 3) uint8 or uint16, any size; mirrored at its borders up to multiples of 32.
+    image: (H, W, 1 or 3) uint8, or uint16 from `full_range`, any size; mirrored at its borders up to multiples of 32.
     tile: side of the tiles, px, a multiple of 32. overlap: pixels neighbours share at least, below `tile`.
     batch: tiles per call of the network.
 
@@ -52,8 +52,10 @@ def predict(model: nn.Module, image: np.ndarray, *, tile: int = 256, overlap: in
 
 def tile_starts(size: int, tile: int, overlap: int) -> list[int]:
     """Evenly spread starts of the fewest tiles that cover [0, size) with at least `overlap` shared pixels."""
+    if size <= tile:
+        return [0]
     steps = -(-(size - tile) // (tile - overlap))
-    return [round(step * (size - tile) / max(steps, 1)) for step in range(steps + 1)]
+    return [round(step * (size - tile) / steps) for step in range(steps + 1)]
 
 
 def _ramp(tile: int, overlap: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from fastsynth.augment import A, build_augmentation
 from fastsynth.checkpoints import asked_to_stop, disk_errors, load_checkpoint, save_checkpoint
 from fastsynth.config import config_sha256
-from fastsynth.files import read_json, sha256_json, write_json
+from fastsynth.files import read_json, sha256_file, sha256_json, write_json
 from fastsynth.locks import lock_for_all
 from fastsynth.loops import averaged
 from fastsynth.parallel import gather_batch, own_slice, share_batch_statistics
@@ -304,11 +304,13 @@ def _fingerprint(
     augmentation: A.Compose,
     seed: int,
 ) -> str:
-    """Hash of everything the weights depend on; images by name and size, so that a moved data set stays the same."""
+    """Hash of everything the weights depend on; images by name and size, so that a moved data set stays the same, masks
+    by their content, which annotators correct."""
 
     def describe(item: TrainingItem) -> list[Any]:
         named = [item.image_path.name, item.image_path.stat().st_size, item.defect, item.synthetic, item.halo]
-        return [*named, item.source_path.name] if item.source_path else named
+        mask = [sha256_file(item.mask_path)] if item.mask_path else []
+        return [*named, *mask, item.source_path.name] if item.source_path else [*named, *mask]
 
     described = [[describe(item) for item in part] for part in (items, val_items)]
     return sha256_json([config_sha256(config), repr(augmentation), seed, described])

@@ -132,7 +132,7 @@ def open_dataset(
         raise FileNotFoundError(f"{root}: no such folder; give the folder that holds {LAYOUTS}")
     if not root.is_dir():
         raise ValueError(f"{root} is a file; give the folder that holds {LAYOUTS}")
-    folders = _category_folders(root)
+    folders = category_folders(root)
     records: list[Record] = []
     orphans: list[str] = []
     groups = read_groups(root / GROUPS_FILE)
@@ -212,7 +212,7 @@ def _refuse_links_out(root: Path, paths: Iterable[str]) -> None:
                 )
 
 
-def _category_folders(root: Path) -> dict[str, Path]:
+def category_folders(root: Path) -> dict[str, Path]:
     """Category name → folder."""
     if (root / "train" / "good").is_dir() and (root / "normal").is_dir():
         raise ValueError(f"{root} holds both train/good and normal; keep one kind of tree, wanted {LAYOUTS}")

@@ -50,8 +50,10 @@ MIN_CORRELATION = 0.5
 """On tiles: 99.9 % of the known pairs lie above, 30,000 unrelated pairs all below 0.3."""
 OUTLIER = 6.0
 """Robust standard deviations above the category's typical pair."""
+FEW = 5
+"""Of fewer pictures of a category it is not known how alike any two of them are."""
 MIN_LONE = 0.9
-"""Correlation asked for where one picture alone stands for its category: how alike others are is not known."""
+"""Correlation asked for there."""
 BLOCK = 2048
 """Pairs, or rows of the hash table, worked on at once."""
 
@@ -248,4 +250,4 @@ def _threshold(spectra: np.ndarray) -> float:
     z = np.arctanh(np.clip(_correlations(spectra, pairs), -0.999999, 0.999999))
     middle = float(np.median(z))
     spread = 1.4826 * float(np.median(np.abs(z - middle)))
-    return max(MIN_CORRELATION, math.tanh(middle + OUTLIER * spread))
+    return max(MIN_CORRELATION if count >= FEW else MIN_LONE, math.tanh(middle + OUTLIER * spread))

@@ -273,9 +273,10 @@ def _take(
     share: float,
     most: Mapping[Kind, int] | None = None,
 ) -> tuple[list[Cluster], list[Cluster]]:
-    """Take whole clusters at random until every kind is as near its target as possible, never above; (taken, left).
+    """Take whole clusters at random until every kind is as near its target as possible, not above; (taken, left).
 
-    A kind that got nothing then gets its smallest cluster, unless that would take all `totals` of a kind.
+    A kind that got nothing then gets a cluster, unless that would take all `totals` of a kind: one that takes no more
+    of other kinds than their targets, if there is any, and of these the smallest.
     Kinds without a target do not count. most: how many clusters may be taken per kind.
     """
     counts = [Counter(kind for kind in map(_kind, cluster) if kind in targets) for cluster in together]
@@ -300,6 +301,9 @@ def _take(
         """Many exposures of one piece teach little: none may fill the part where enough others can."""
         return n > max(1, targets[kind] // MOST_OF_ONE) and offered[kind] - n >= targets[kind]
 
+    def exceeds(index: int, wanted: Kind) -> bool:
+        return any(taken[kind] + n > targets[kind] for kind, n in counts[index].items() if kind != wanted)
+
     # a cluster of several kinds goes by chance: always or never taking them would make the parts differ
     for i in order:
         fits = all(
@@ -320,9 +324,8 @@ def _take(
             spare = [i for i in order if kind in counts[i] and i not in chosen]
             spare = [i for i in spare if all(taken[k] + n < totals[k] for k, n in counts[i].items())]
             if spare:
-                choose(min(spare, key=lambda i: (len(counts[i]), counts[i].total())))
-    left = [cluster for i, cluster in enumerate(together) if i not in chosen]
-    return [together[i] for i in sorted(chosen)], left
+                choose(min(spare, key=lambda i: (exceeds(i, kind), len(counts[i]), counts[i].total())))
+    return [together[i] for i in sorted(chosen)], [together[i] for i in range(len(together)) if i not in chosen]
 
 
 def _best_sum(sizes: Mapping[int, int], target: int) -> list[int]:

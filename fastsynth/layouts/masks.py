@@ -190,6 +190,8 @@ def _sample(part: RealPart, warp: Warp, *, shape: tuple[int, int], scale: float,
     if part.line_distance is not None:
         line = _remap(part.line_distance, map_x, map_y, outside=1e6)
         mask |= line <= max(LINE / scale, LINE_IN_SOURCE)
+    if not mask.any():  # shrunk to less than a pixel
+        mask.flat[distance.argmax()] = True
     return mask
 
 

@@ -112,8 +112,17 @@ def split_parts(mask: RealMask) -> list[RealPart]:
     inside = mask.foreground[top:bottom, left:right].astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     group = _groups_of_components(labels, stats[1:])
-    parts = (np.isin(labels, 1 + np.flatnonzero(group == g)) for g in np.unique(group))
-    return [_cut(mask, part, left=left, top=top) for part in parts]
+    free = None if mask.brightness is None else mask.brightness.free_of(mask.foreground)
+    parts = []
+    for g in np.unique(group):
+        members = 1 + np.flatnonzero(group == g)
+        (x0, y0), (x1, y1) = stats[members, :2].min(axis=0), (stats[members, :2] + stats[members, 2:4]).max(axis=0)
+        tight = np.isin(labels[y0:y1, x0:x1], members)
+        box = (left + int(x0), top + int(y0), left + int(x1), top + int(y1))
+        surroundings = {} if mask.brightness is None or free is None else mask.brightness.around(box, free)
+        frame = mask.foreground.shape[0], mask.foreground.shape[1]
+        parts.append(RealPart(mask.source, mask.defect, tight, *box[:2], frame, mask.group, surroundings))
+    return parts
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -139,19 +148,6 @@ def _thin_stretches(inside: np.ndarray) -> np.ndarray:
     long[0] = False
     # grown back into the thick part, so that the centre line holds on to it
     return (cv2.dilate(long[labels].astype(np.uint8), disc) > 0) & inside
-
-
-def _cut(mask: RealMask, part: np.ndarray, *, left: int, top: int) -> RealPart:
-    """part: (h, w) bool, whose upper left pixel lies at left, top of the mask."""
-    x0, y0, x1, y1 = tight_box(part)
-    tight = np.ascontiguousarray(part[y0:y1, x0:x1])
-    height, width = mask.foreground.shape
-    surroundings: dict[str, float] = {}
-    if mask.brightness is not None:
-        alone = np.zeros_like(mask.foreground)
-        alone[top : top + part.shape[0], left : left + part.shape[1]] = part
-        surroundings = mask.brightness.around(alone, mask.foreground)
-    return RealPart(mask.source, mask.defect, tight, left + x0, top + y0, (height, width), mask.group, surroundings)
 
 
 def _groups_of_components(labels: np.ndarray, stats: np.ndarray) -> np.ndarray:

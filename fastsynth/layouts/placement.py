@@ -132,9 +132,9 @@ def _correlate(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 def _reduced(mask: np.ndarray, step: int) -> np.ndarray:
     """Mean over step×step blocks, zeros beyond the right and lower end: float32 in [0, 1]."""
     height, width = mask.shape
-    padded = np.pad(mask, ((0, -height % step), (0, -width % step))).astype(np.uint8)
+    padded = np.pad(mask, ((0, -height % step), (0, -width % step))).astype(np.float32)
     size = padded.shape[1] // step, padded.shape[0] // step
-    return cv2.resize(padded * np.uint8(255), size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
 
 
 def _eroded(region: np.ndarray, margin: int) -> np.ndarray:

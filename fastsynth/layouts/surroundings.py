@@ -18,8 +18,10 @@ RING = 4
 
 @dataclass(frozen=True, eq=False)
 class Brightness:
-    """small: (h, w) float32, means over blocks of step×step pixels. levels: (h·w,) the same in ascending order."""
+    """size: H, W of the picture. small: (h, w) float32, means over blocks of step×step pixels. levels: (h·w,) the same
+    in ascending order."""
 
+    size: tuple[int, int]
     small: np.ndarray
     levels: np.ndarray
     step: int
@@ -32,21 +34,27 @@ class Brightness:
         blocks = -(-height // step), -(-width // step)
         reduced = cv2.resize(image, blocks[::-1], interpolation=cv2.INTER_AREA).reshape(*blocks, -1)
         small = reduced.mean(axis=2, dtype=np.float32)
-        return cls(small, np.sort(small, axis=None), step)
+        return cls((height, width), small, np.sort(small, axis=None), step)
 
-    def around(self, part: np.ndarray, marked: np.ndarray) -> dict[str, float]:
-        """Rank of the mean brightness beside `part`, (H, W) bool, on each side of its box, without what is `marked`.
+    def free_of(self, marked: np.ndarray) -> np.ndarray:
+        """(h, w) bool: blocks that have no `marked` pixel, (H, W) bool, and no neighbour that has."""
+        share = cv2.resize(marked.astype(np.float32), self.small.shape[::-1], interpolation=cv2.INTER_AREA)
+        covered: np.ndarray = cv2.dilate((share > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+        return ~covered
 
-        A block counts as marked if it or a neighbour has a marked pixel. Sides where nothing is left have no entry.
+    def around(self, box: tuple[int, int, int, int], free: np.ndarray) -> dict[str, float]:
+        """Rank of the mean brightness on each side of a box [x0, y0, x1, y1] in pixels, over blocks that are `free`.
+
+        Sides without any have no entry.
         """
-        free = cv2.dilate(self._covered(marked), np.ones((3, 3), np.uint8)) == 0
-        left, top, width, height = cv2.boundingRect(self._covered(part))
-        rows, columns = slice(top, top + height), slice(left, left + width)
+        scale = np.tile(np.array(self.small.shape[::-1]) / self.size[::-1], 2)
+        left, top, right, bottom = np.where([True, True, False, False], np.floor(box * scale), np.ceil(box * scale))
+        rows, columns = slice(int(top), int(bottom)), slice(int(left), int(right))
         strips = {
-            "left": (rows, slice(max(0, left - RING), left)),
-            "top": (slice(max(0, top - RING), top), columns),
-            "right": (rows, slice(left + width, left + width + RING)),
-            "bottom": (slice(top + height, top + height + RING), columns),
+            "left": (rows, slice(max(0, columns.start - RING), columns.start)),
+            "top": (slice(max(0, rows.start - RING), rows.start), columns),
+            "right": (rows, slice(columns.stop, columns.stop + RING)),
+            "bottom": (slice(rows.stop, rows.stop + RING), columns),
         }
         return {
             side: float(self._ranks(self.small[strip][free[strip]].mean()))
@@ -60,7 +68,10 @@ class Brightness:
         Beyond the picture it is as bright as at its border.
         """
         height, width = (max(1, round(length / self.step)) for length in size)
-        upright, level = (self._ranks(cv2.blur(self.small, box)) for box in ((RING, height), (width, RING)))
+        upright, level = (
+            self._ranks(cv2.blur(self.small, box, borderType=cv2.BORDER_REPLICATE))
+            for box in ((RING, height), (width, RING))
+        )
         across, along = (width + RING) // 2, (height + RING) // 2
         return {
             "left": _moved(upright, -across, axis=1),
@@ -72,10 +83,6 @@ class Brightness:
     def _ranks(self, values: np.ndarray | float) -> np.ndarray:
         darker, not_brighter = (np.searchsorted(self.levels, values, side=side) for side in ("left", "right"))
         return np.asarray((darker + not_brighter) / (2 * len(self.levels)))
-
-    def _covered(self, mask: np.ndarray) -> np.ndarray:
-        share = cv2.resize(mask.astype(np.float32), self.small.shape[::-1], interpolation=cv2.INTER_AREA)
-        return (share > 0).astype(np.uint8)
 
 
 def _moved(values: np.ndarray, by: int, *, axis: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fastsynth.data.datasets import open_dataset
+from fastsynth.data.datasets import category_folders, open_dataset
 from fastsynth.data.identity import IDENTITY, Identity, read_identity
 from fastsynth.data.manifest import (
     CARD,
@@ -139,8 +139,14 @@ class _Auditor:
         """Remember the test images by their bytes, and which masks are theirs."""
         self.test_images = {split.sha256[image]: image for image in split.test}
         test = set(split.test)
+        folders = category_folders(self.root)  # those the split is of; what lies beside them is no one's concern
+        of_split = [
+            name
+            for name, folder in folders.items()
+            if folder == self.root or any(p.startswith(f"{name}/") for p in test)
+        ]
         # names alone are looked at; whether links may be followed was settled when the store was made
-        records = open_dataset(self.root, follow_links=True).records
+        records = open_dataset(self.root, categories=of_split, follow_links=True).records
         self.test_masks = {record.mask: record.image for record in records if record.mask and record.image in test}
 
     def line_problems(self, entry: Entry) -> list[str]:

@@ -4,6 +4,7 @@ source, image: (H, W, C) uint8 or uint16, before and after rendering. foreground
 Floats are shares of the source's value range: 1 is from black to white.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -62,17 +63,16 @@ def change(source: np.ndarray, image: np.ndarray, foreground: np.ndarray) -> Cha
     difference = values.to_float(image[at]) / 2 - before
     inside = foreground[at]
     where = inside | outside[at]
-    channels = difference.shape[2]
-    elsewhere = _shifted(before - _blurred(before, 2 * SCALES[-1]))
-    both = np.concatenate([difference, elsewhere], axis=2)
+    detail = before - _blurred(before, 2 * SCALES[-1])
     step = max(1, max(source.shape[:2]) // BRIGHT_SIDE)
     bright = (float(values.to_float(np.percentile(source[::step, ::step], BRIGHT))) + 1) / 2
     floor = max(FLOOR, FAINT * bright)
     strongest = np.zeros(np.count_nonzero(where), np.float32)
     for sigma in SCALES:
-        means = _means(both, where, sigma, at=where)
-        moved, found = np.abs(means[:, :channels]), means[:, channels:]
-        texture = np.sqrt((found**2).mean(axis=0).reshape(-1, channels).mean(axis=0))
+        moved = np.abs(_means(difference, where, sigma, at=where))
+        # one place at a time: all together would take hundreds of bytes a pixel
+        elsewhere = (_means(shifted, where, sigma, at=where) for shifted in _shifted(detail))
+        texture = np.sqrt(np.mean([(found**2).mean(axis=0) for found in elsewhere], axis=0))
         strongest = np.maximum(strongest, (moved / np.maximum(texture, floor)).max(axis=1))
     contrast = np.zeros(inside.shape, np.float32)
     contrast[where] = strongest
@@ -174,10 +174,10 @@ def _projections() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2, (BITS, DETAIL_SIDE**2)) * 2.0 - 1.0
 
 
-def _shifted(detail: np.ndarray) -> np.ndarray:
-    """(h, w, 8 C): what the mask would show of the detail at eight shifted places."""
+def _shifted(detail: np.ndarray) -> Iterator[np.ndarray]:
+    """What the mask would show of the detail at eight shifted places, (h, w, C) each."""
     steps = [(dy, dx) for dy in (-SHIFT, 0, SHIFT) for dx in (-SHIFT, 0, SHIFT) if (dy, dx) != (0, 0)]
-    return np.concatenate([np.roll(detail, step, axis=(0, 1)) for step in steps], axis=2)
+    return (np.roll(detail, step, axis=(0, 1)) for step in steps)
 
 
 def _means(values: np.ndarray, inside: np.ndarray, sigma: float, *, at: np.ndarray) -> np.ndarray:

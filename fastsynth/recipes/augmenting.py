@@ -10,6 +10,7 @@ from fastsynth.data.medical.sidecar import write_notice
 from fastsynth.data.store import read_manifest
 from fastsynth.files import atomic_write
 from fastsynth.images import encode_png, read_image, read_mask
+from fastsynth.layouts.crop import ValueRange
 from fastsynth.run import Run
 from fastsynth.sheets import contact_sheet, save_sheet
 from fastsynth.types import sample_seed
@@ -43,7 +44,7 @@ def augment_store(run: Run, output: Path, *, copies: int) -> Path:
         foreground = read_mask(inside(run.store_folder, line["mask"]))
         for copy in range(copies):
             seed = sample_seed(run.config.seed, int(line["id"]), copy)
-            augmented, changed = augment_sample(compose, image, foreground, seed=seed)
+            augmented, changed = augment_sample(compose, image, foreground, seed=seed, values=ValueRange.of(image))
             name = f"{line['id']}_{copy}"
             folder = output / line["category"]
             atomic_write(folder / "train" / line["defect"] / f"{name}.png", encode_png(augmented))

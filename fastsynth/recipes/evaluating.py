@@ -17,6 +17,7 @@ from fastsynth.data.export.folder import inside
 from fastsynth.data.store import MANIFEST, read_manifest
 from fastsynth.files import sha256_file, write_json
 from fastsynth.images import read_image, read_mask
+from fastsynth.layouts.crop import ValueRange
 from fastsynth.quality.gate_measures import SEEN_SHARE, change
 from fastsynth.quality.image_metrics import (
     DIVERSITY_NAME,
@@ -162,7 +163,8 @@ def _sample(run: Run, line: dict[str, Any]) -> Pair:
 def _visible(run: Run, line: dict[str, Any], pair: Pair) -> float:
     image, foreground = pair
     source = read_image(run.path(line["source_image"]))
-    step = np.iinfo(image.dtype).max / 255
+    values = ValueRange.of(source)
+    step = (values.high - values.low) / 255
     change = cv2.absdiff(image, source).reshape(*foreground.shape, -1).max(axis=2)
     return float((change[foreground] >= SEEN_CHANGE * step).mean())
 

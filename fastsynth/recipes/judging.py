@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from fastsynth.data.store import read_manifest
 from fastsynth.environment import environment, reset_peak_memory, stage_peak_mb
-from fastsynth.files import atomic_write, read_json, sha256_json, write_json
+from fastsynth.files import atomic_write, read_json, sha256_file, sha256_json, write_json
 from fastsynth.images import IMAGE_SUFFIXES, encode_png, list_images, read_image
 from fastsynth.parallel import main_first
 from fastsynth.processes import process_count
@@ -26,7 +26,7 @@ from fastsynth.run_config import RunConfig, renderer_name
 from fastsynth.side_by_side import Report, shares, work_side_by_side
 from segment.compare import REAL, REAL_AND_SYNTHETIC, Arm, results
 from segment.config import SegmentConfig
-from segment.data import TrainingItem
+from segment.data import TrainingItem, full_range
 from segment.metrics import Scores
 from segment.models import load_segmenter
 from segment.predict import predict
@@ -113,10 +113,14 @@ def train_arm(run: Run, plan: ArmPlan, *, seed: int, on_iteration: Report | None
     if on_iteration is not None:
         on_iteration(settings.iterations)  # it may have ended early, or long ago
     with main_first(cpu=device == "cpu"):
-        if not (folder / SCORES).is_file():
-            scores = score_items(trained.model, real_items(run, "test"), tile=settings.tile, overlap=settings.overlap)
-            write_json(folder / COST, {"train_minutes": trained.seconds / 60, "peak_memory_mb": stage_peak_mb()})
+        test, cost = real_items(run, "test"), read_json(folder / COST) if (folder / COST).is_file() else {}
+        tested = _tested(test)
+        # an annotation that was corrected since is judged anew
+        if not (folder / SCORES).is_file() or cost.get("test_sha256") != tested:
+            scores = score_items(trained.model, test, tile=settings.tile, overlap=settings.overlap)
+            spent = {"train_minutes": trained.seconds / 60, "peak_memory_mb": stage_peak_mb(), **cost}
             scores.save(folder / SCORES)
+            write_json(folder / COST, {**spent, "test_sha256": tested})
     return _read_arm(run, plan, folder, seed=seed, threshold=trained.threshold, samples=lesson.samples)
 
 
@@ -238,7 +242,7 @@ def predict_masks(model: Path, images: Path, output: Path) -> int:
         if (other := of_stem.setdefault(path.stem, path)) != path:
             raise ValueError(f"{path} and {other.name} would both write {path.stem}_mask.png; rename one of them")
     for path in tqdm(paths, desc="predict"):
-        foreground = predict(segmenter.model, read_image(path)) >= segmenter.threshold
+        foreground = predict(segmenter.model, full_range(read_image(path))) >= segmenter.threshold
         atomic_write(output / f"{path.stem}_mask.png", encode_png(foreground.astype(np.uint8) * 255))
     return len(paths)
 
@@ -247,10 +251,20 @@ def _folder(run: Run, plan: ArmPlan, *, seed: int) -> Path:
     return run.folder / "segment" / plan.folder / f"seed-{seed}"
 
 
+def _tested(items: Sequence[TrainingItem]) -> str:
+    """Hash of what was judged on: images by name and size, masks by their content."""
+    return sha256_json(
+        [
+            [item.image_path.name, item.image_path.stat().st_size, item.mask_path and sha256_file(item.mask_path)]
+            for item in items
+        ]
+    )
+
+
 def _lesson(run: Run, plan: ArmPlan, *, seed: int) -> Lesson:
     train, val = real_items(run, "train"), real_items(run, "val")
     if not any(item.defect for item in val):
-        val = train
+        train = val = [*train, *val]
     lines = [] if plan.synthetic_ratio == 0 else _lines(run, seed=seed)
     settings = SegmentConfig.model_validate(
         {**run.config.segment.model_dump(), "synthetic_ratio": plan.synthetic_ratio}

@@ -376,6 +376,21 @@ def test_pictures_of_one_aligned_object_are_not_duplicates_of_each_other():
     assert near_pairs(np.stack([detail_thumbnail(image) for image in images])) == [(5, 40)]
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_of_few_pictures_of_one_aligned_object_none_is_a_duplicate(count):
+    """How alike any two are is not known of so few: a correlation of 0.9 is asked for, as of a lone one."""
+    rng = np.random.default_rng(0)
+    common = np.zeros((96, 128), np.float32)
+    cv2.circle(common, (64, 48), 30, 90, 5)
+    cv2.rectangle(common, (50, 40), (78, 60), -80, -1)
+    images = [scene(rng, common=common) for _ in range(count)]
+    thumbnails = np.stack([detail_thumbnail(image) for image in images])
+    assert 0.5 < np.einsum("hw,hw", thumbnails[0], thumbnails[1]) < 0.9
+    assert near_pairs(thumbnails) == []
+    again = np.clip(images[0] * 0.9 + 4, 0, 255).astype(np.uint8)
+    assert near_pairs(np.stack([*thumbnails, detail_thumbnail(again)])) == [(0, count)]
+
+
 def test_flat_and_single_pixel_pictures_are_nobodys_duplicate():
     flat = [np.full((h, w, 1), 90, np.uint8) for h, w in ((1, 1), (40, 30), (40, 30))]
     assert near_pairs(np.stack([detail_thumbnail(image) for image in flat])) == []

@@ -226,3 +226,17 @@ def test_real_cracks_keep_their_number_of_pieces():
             arguments = {"scale_range": (0.6, 1.4), "rotation_range": (-180.0, 180.0), "flip": True, "elastic": 0.05}
             shape = draw_real(part, rng=rng, thickness_range=(-2, 1), **arguments)
             assert pieces(shape.mask) <= pieces(part.foreground)
+
+
+@pytest.mark.parametrize("scale", [0.147, 0.1, 0.05, 0.01])
+def test_a_shape_shrunk_to_less_than_a_pixel_is_a_pixel(scale):
+    square = np.zeros((40, 40), bool)
+    square[15:25, 12:22] = True
+    (part,) = split_parts(real(square))
+    for seed in range(30):
+        shape = draw_real(
+            part,
+            rng=np.random.default_rng(seed),
+            **{**UNCHANGED, "scale_range": (scale, scale), "thickness_range": (-1, 1)},
+        )
+        assert 1 <= shape.mask.sum() <= 4

@@ -127,3 +127,15 @@ def test_a_texture_that_fills_the_frame_is_all_object():
     for image in (noise, stripes, spots, np.full((60, 80, 3), 9, np.uint8)):
         assert object_region(image).all()
         assert object_region(image).shape == image.shape[:2]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 6), (1, 20)])
+@pytest.mark.parametrize("length", [2048, 8192, 16000])
+def test_specks_find_places_on_large_pictures(size, length):
+    """In the search a block of 32 or 63 pixels a side holds one thousandth of a speck: it must not round to nothing."""
+    everywhere = np.ones((300, length), bool)
+    found = [
+        place(np.ones(size, bool), everywhere, rng=np.random.default_rng(seed), margin=0, min_inside=0.95)
+        for seed in range(5)
+    ]
+    assert None not in found

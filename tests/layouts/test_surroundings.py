@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastsynth.layouts.masks import draw_real
-from fastsynth.layouts.parts import RealMask, split_parts
+from fastsynth.layouts.parts import RealMask, split_parts, tight_box
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.layouts.surroundings import Brightness
 
@@ -27,13 +27,18 @@ def disc(centre_x: float, *, height=100, width=200, radius=8.0) -> np.ndarray:
     return np.hypot(x - centre_x, y - height / 2) <= radius
 
 
+def around(image: np.ndarray, shape: np.ndarray, marked: np.ndarray) -> dict[str, float]:
+    brightness = Brightness.of(image)
+    return brightness.around(tight_box(shape), brightness.free_of(marked))
+
+
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.85])
 @pytest.mark.parametrize("image", [ramp(), ramp(channels=3), ramp(dtype=np.uint16), ramp() // 3 + 20, ramp(1000, 2000)])
 def test_the_ranks_beside_a_shape_are_its_places_on_a_ramp(image, share):
     height, width = image.shape[:2]
     shape = disc(share * width, height=height, width=width, radius=0.04 * width)
     image[shape] = 0  # what the defect looks like does not matter
-    found = Brightness.of(image).around(shape, shape)
+    found = around(image, shape, shape)
     wanted = {"left": share - 0.055, "top": share, "right": share + 0.055, "bottom": share}
     assert found == pytest.approx(wanted, abs=0.025)
 
@@ -47,8 +52,8 @@ def test_the_ranks_beside_a_box_are_those_of_a_shape_there():
     for x, y in ((30, 20), (150, 30), (90, 75)):
         shape = np.zeros((100, 200), bool)
         shape[y - 5 : y + 5, x - 10 : x + 10] = True
-        around = Brightness.of(image).around(shape, shape)
-        assert {side: ranks[y, x] for side, ranks in beside.items()} == pytest.approx(around, abs=0.03)
+        found = around(image, shape, shape)
+        assert {side: ranks[y, x] for side, ranks in beside.items()} == pytest.approx(found, abs=0.03)
 
 
 def test_what_else_is_marked_is_not_looked_at():
@@ -56,16 +61,16 @@ def test_what_else_is_marked_is_not_looked_at():
     above = np.zeros_like(shape)
     above[30:40, 85:112] = True
     image[above] = 255
-    assert Brightness.of(image).around(shape, shape | above)["top"] == pytest.approx(0.5, abs=0.1)
-    assert Brightness.of(image).around(shape, shape)["top"] > 0.7
+    assert around(image, shape, shape | above)["top"] == pytest.approx(0.5, abs=0.1)
+    assert around(image, shape, shape)["top"] > 0.7
 
 
 def test_sides_without_a_free_place_are_not_known():
     image, everything = ramp(40, 50), np.ones((40, 50), bool)
-    assert Brightness.of(image).around(everything, everything) == {}
+    assert around(image, everything, everything) == {}
     upper = everything.copy()
     upper[30:] = False
-    assert Brightness.of(image).around(upper, upper).keys() == {"bottom"}
+    assert around(image, upper, upper).keys() == {"bottom"}
     (part,) = split_parts(RealMask("m.png", "dent", everything, brightness=Brightness.of(image)))
     assert part.surroundings == {}
 
@@ -73,7 +78,7 @@ def test_sides_without_a_free_place_are_not_known():
 def test_a_flat_picture_is_of_middle_rank():
     image, shape = np.full((60, 60, 1), 7, np.uint8), disc(30.0, height=60, width=60)
     middle = pytest.approx(dict.fromkeys(("left", "top", "right", "bottom"), 0.5))
-    assert Brightness.of(image).around(shape, shape) == middle
+    assert around(image, shape, shape) == middle
     assert {side: ranks.mean() for side, ranks in Brightness.of(image).beside((5, 5)).items()} == middle
 
 

@@ -105,6 +105,12 @@ def flip_first(image: np.ndarray) -> np.ndarray:
     return image
 
 
+def test_categories_that_the_split_is_not_of_are_no_concern(store, data_root):
+    (data_root / "unfinished" / "train" / "good").mkdir(parents=True)
+    assert audit(store, data_root=data_root, split=make_split(data_root, test=REAL)).problems != []
+    assert audit(store, data_root=data_root, split=make_split(data_root, test=REAL[1:])).problems == []
+
+
 def test_a_sound_store_has_no_problems(store, data_root):
     report = audit(store, data_root=data_root, split=make_split(data_root, test=REAL[1:]))
     assert report.problems == []

@@ -10,7 +10,7 @@ import torch
 
 from fastsynth.augment import build_augmentation
 from fastsynth.augment_config import AugmentConfig
-from segment.data import CropDataset, ItemCache, TrainingItem, cut, decode_item, to_tensor
+from segment.data import CropDataset, ItemCache, TrainingItem, cut, decode_item, full_range, to_tensor
 
 
 def write_item(folder, name, defect=None, *, size=(60, 80), spots=((30, 40),), synthetic=False, dtype=np.uint8):
@@ -219,9 +219,14 @@ def test_cut_equals_a_crop_of_the_mirrored_image():
 
 def test_8_and_16_bit_give_the_same_tensor(tmp_path):
     eight, sixteen = (write_item(tmp_path, d.__name__, "hole", dtype=d) for d in (np.uint8, np.uint16))
+    for path in (eight.image_path, sixteen.image_path):
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        image[0, 0] = 0  # so that both fill their range
+        cv2.imwrite(str(path), image)
     a, b = (to_tensor(decode_item(item).image) for item in (eight, sixteen))
     torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
-    assert a.min() == pytest.approx(-0.6)
+    assert a.median() == pytest.approx(-0.6)
+    assert a.min() == -1
     assert a.max() == 1
 
 
@@ -274,3 +279,33 @@ def test_an_augmentation_that_resizes_is_refused(items):
     )
     with pytest.raises(ValueError, match="remove what resizes"):
         [crops[n] for n in range(8)]
+
+
+def test_without_real_defects_their_pictures_are_not_looked_through_either(items, tmp_path):
+    drawn_one = write_item(tmp_path, "drawn", "hole", synthetic=True)
+    assert [item.defect for item in dataset([*items, drawn_one], synthetic_ratio=1.0).photographed] == [None] * 3
+    assert len(dataset([*items, drawn_one], synthetic_ratio=0.5).photographed) == len(items)
+
+
+def test_samples_of_several_types_take_no_turn_of_their_own(items, tmp_path):
+    """Without real images its turn would be synthetic even where the ratio is 0."""
+    mixed = write_item(tmp_path, "mixed", "combined", synthetic=True)
+    crops = dataset([*items, mixed], synthetic_ratio=0.5, synthetic_batches=6)
+    assert crops.defects == ["hole", "scratch"]
+    assert mixed in drawn(crops, 48)
+    late = [crops.draw(n, np.random.default_rng(n))[0] for n in range(48, 96)]
+    assert not any(item.synthetic for item in late)
+    real = replace(write_item(tmp_path, "two", "combined"), synthetic=False)
+    assert dataset([*items, mixed, real], synthetic_ratio=0.5).defects == ["combined", "hole", "scratch"]
+
+
+def test_pictures_of_twelve_bit_are_seen_as_those_of_eight(tmp_path):
+    eight = np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8)
+    eight.flat[:2] = 0, 255
+    twelve, sixteen = (eight.astype(np.uint16) * factor for factor in (16, 257))
+    np.testing.assert_allclose(to_tensor(full_range(twelve)), to_tensor(eight), atol=1e-4)
+    np.testing.assert_array_equal(full_range(sixteen), sixteen)
+    np.testing.assert_array_equal(full_range(eight), eight)
+    offset = TrainingItem(tmp_path / "offset.png", None, None)
+    cv2.imwrite(str(offset.image_path), twelve + 32768)
+    np.testing.assert_allclose(to_tensor(decode_item(offset).image), to_tensor(eight), atol=1e-4)

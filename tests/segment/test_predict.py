@@ -47,11 +47,11 @@ def picture(*size, dtype=np.uint8, channels=1):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (*size, channels), dtype=dtype)
 
 
-SIZES = [(1, 1), (33, 7), (64, 64), (97, 200), (130, 31)]
+SIZES = [(1, 1), (16, 16), (24, 300), (33, 7), (64, 64), (97, 200), (130, 31)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("overlap", [0, 1, 16, 63])
+@pytest.mark.parametrize("overlap", [0, 1, 16, 32, 63])
 def test_a_constant_network_gives_a_constant_map_of_any_size(size, overlap):
     result = predict(Constant(), picture(*size), tile=64, overlap=overlap)
     assert result.shape == size

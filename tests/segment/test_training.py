@@ -13,7 +13,7 @@ from segment.config import SegmentConfig
 from segment.data import TrainingItem
 from segment.losses import FORGIVEN, build_loss, dice_loss
 from segment.models import load_segmenter
-from segment.training import RESULT_FILE, score_items, train_segmenter
+from segment.training import RESULT_FILE, is_finished, score_items, train_segmenter
 
 SMALL = {
     "encoder_name": "tu-mobilenetv3_small_050",
@@ -144,6 +144,13 @@ def test_a_moved_data_set_is_the_same_run_and_other_settings_are_not(items, tmp_
     shutil.copytree(tmp_path, moved, ignore=shutil.ignore_patterns("run", "elsewhere"))
     there = [TrainingItem(moved / i.image_path.name, i.mask_path and moved / i.mask_path.name, i.defect) for i in items]
     assert train(there, tmp_path / "run").iterations == 6
+    assert is_finished(tmp_path / "run", there, there[1:], config=config(), seed=0)
+    corrected = next(item.mask_path for item in there if item.mask_path)
+    mask = cv2.imread(str(corrected), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(corrected), np.roll(mask, 3, axis=1))
+    assert not is_finished(tmp_path / "run", there, there[1:], config=config(), seed=0)
+    with pytest.raises(ValueError, match="other settings"):
+        train(there, tmp_path / "run")
     for changes in ({"seed": 1}, {"learning_rate": 0.5}):
         with pytest.raises(ValueError, match="other settings"):
             train(items, tmp_path / "run", **changes)
