@@ -30,7 +30,7 @@ def image(name, defect, recall, *, group=None) -> ImageScore:
     if defect is not None:
         found = round(PIXELS * recall)
         positives[[-1, 0]] = found, PIXELS - found
-    return ImageScore(name, defect, group or name, positives, negatives, positives[None][: defect is not None])
+    return ImageScore(name, defect, group or name, positives, negatives, positives / PIXELS)
 
 
 def trial(rng, *, gains, seeds=3, per_type=12, image_sd=0.08, seed_sd=0.01, normals=2, groups_of=1):

@@ -18,7 +18,7 @@ def arms(row: str | None, recall: float, *, ratio: float = 1.0) -> list[Arm]:
             hit = round(PIXELS * (recall + 0.01 * (number % 3) + 0.002 * seed))
             positives, negatives = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
             positives[[-1, 0]], negatives[0] = (hit, PIXELS - hit), PIXELS
-            images.append(ImageScore(f"{number}", "crack", f"{number}", positives, negatives, positives[None]))
+            images.append(ImageScore(f"{number}", "crack", f"{number}", positives, negatives, positives / PIXELS))
         kind, given = ("fast", ratio) if row else (None, None)
         name = "real+synthetic" if row else "real"
         found.append(
