@@ -278,7 +278,7 @@ def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -
         spread = max(MIN_SPREAD, SPREAD * max(right - left, bottom - top))
         wanted, found = (light(pixels, around, spread=spread) for pixels in (background, defect))
         # -1 is black; the limits keep noise in near-black surroundings from blowing up
-        gain = np.clip((wanted.mean(2) + 1) / np.maximum(found.mean(2) + 1, 1e-3), 0.5, 2.0)[..., None]
+        gain = np.clip((wanted + 1) / np.maximum(found + 1, 1e-3), 0.5, 2.0)  # by channel, so that black stays black
         defect = wanted + gain * (defect - found)
     weight = feather_weight(foreground, 2.0)[..., None]
     return np.clip(background + weight * (defect - background), -1, 1).astype(np.float32)

@@ -147,6 +147,17 @@ class TestElsewhere:
         ends = [shares[x < np.quantile(x, 0.2)].mean(), shares[x > np.quantile(x, 0.8)].mean()]
         assert ends == pytest.approx([0.4, 0.4], abs=0.03)
 
+    def test_a_black_hole_stays_black_in_a_coloured_weave(self):
+        rng = np.random.default_rng(0)
+        weave = np.kron(rng.uniform(60, 200, (24, 30, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+        hole = weave[:90, :120].copy()
+        hole[ellipse()] = 0
+        elsewhere = np.kron(rng.uniform(60, 200, (40, 44, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+        instance = instance_of(ellipse(), left=80, top=90, warp_to=SOURCE)
+        pasted, crop = paste_into(elsewhere, instance, ExemplarBank([replace(defect(), image=hole)]))
+        deep = cv2.erode(instance_mask(instance, crop).astype(np.uint8), np.ones((7, 7))) > 0
+        assert np.quantile((pasted[deep] + 1) * 127.5, 0.95) < 3
+
     def test_a_defect_from_a_dark_rim_does_not_glow_on_a_surface(self):
         """Most of what surrounds it is the black frame beside the part; the surface reflects 100, the dent 40."""
         own = defect()
