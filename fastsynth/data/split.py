@@ -293,9 +293,7 @@ def _take(
     def clusters_allowed(kind: Kind) -> int:
         return len(together) if most is None else most.get(kind, 0) - clusters_taken[kind]
 
-    offered: Counter[Kind] = Counter()
-    for count in counts:
-        offered.update(count)
+    offered = Counter(kind for count in counts for kind in count.elements())
 
     def dominates(kind: Kind, n: int) -> bool:
         """Many exposures of one piece teach little: none may fill the part where enough others can."""

@@ -170,12 +170,9 @@ class Gate:
             case "seam" if case.foreground.sum() < MIN_PIXELS:
                 return {}, True  # all of a speck is border
             case "seam":
-                of_real, of_ground = (
-                    limits["max_ratio"] * self._real_step(case),
-                    limits["ground_ratio"] * case.ground_step,
-                )
-                limit = max(limits["min_step"], of_real, of_ground)
-                return {"border_step": case.step}, case.step <= limit
+                limit = max(limits["min_step"], limits["max_ratio"] * self._real_step(case))
+                kept = case.step <= limit or case.step <= limits["ground_ratio"] * case.ground_step
+                return {"border_step": case.step}, kept
             case "copies":
                 if case.renderer in limits["exempt"]:
                     return {}, True

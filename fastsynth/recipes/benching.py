@@ -75,11 +75,12 @@ def cells(table: Table, *, only: str | None = None) -> list[Cell]:
     real, rows = _open(table)
     plan = planned_arms(real)[0]
     found = [
-        _segmenter_cell(REAL_ROW, f"segmenter, seed {seed}", real, plan, seed=seed)
+        _segmenter_cell(REAL_ROW, f"segmenter, seed {seed}", real, plan, seed=seed, look=True)
         for seed in real.config.compare.seeds
+        if only in (None, REAL_ROW)
     ]
-    found += [cell for name, run in rows.items() for cell in _row_cells(name, run)]
-    return [cell for cell in found if only in (None, cell.row)]
+    chosen = (name for name in rows if only in (None, name))
+    return found + [cell for name in chosen for cell in _row_cells(name, rows[name], look=True)]
 
 
 def _require_row(table: Table, only: str | None) -> None:
@@ -92,7 +93,8 @@ def _open(table: Table) -> tuple[Run, dict[str, Run]]:
     return Run(table.real), {name: Run(settings) for name, settings in table.rows.items()}
 
 
-def _row_cells(name: str, run: Run) -> list[Cell]:
+def _row_cells(name: str, run: Run, *, look: bool = False) -> list[Cell]:
+    """look: read what segmenters would learn from now, too, and tell the outdated ones."""
     gate, count = run.config.generate.gate, run.config.generate.count
     drawn = all_drawn(run.store_folder, count=count, attempts=gate.attempts if gate.enabled else 1)
     measured = _is_measured(run)
@@ -100,16 +102,18 @@ def _row_cells(name: str, run: Run) -> list[Cell]:
     if trained := [one for one in _trainable(run) if hasattr(one.config.renderer, "training")]:
         found.insert(0, Cell(name, "model", all((one.model_folder / TRAINED).is_file() for one in trained)))
     return found + [
-        _segmenter_cell(name, f"segmenter {plan.folder}, seed {seed}", run, plan, seed=seed, samples=drawn and measured)
+        # without the samples nothing can be said of what it learnt from
+        _segmenter_cell(
+            name, f"segmenter {plan.folder}, seed {seed}", run, plan, seed=seed, look=look and drawn and measured
+        )
         for plan in planned_arms(run)[1:]
         for seed in run.config.compare.seeds
     ]
 
 
-def _segmenter_cell(row: str, name: str, run: Run, plan: ArmPlan, *, seed: int, samples: bool = True) -> Cell:
-    """samples: whether those it learns from are there; without them nothing can be said of what it learnt from."""
+def _segmenter_cell(row: str, name: str, run: Run, plan: ArmPlan, *, seed: int, look: bool) -> Cell:
     scored = is_scored(run, plan, seed=seed)
-    return Cell(row, name, scored, outdated=scored and samples and is_outdated(run, plan, seed=seed))
+    return Cell(row, name, scored, outdated=scored and look and is_outdated(run, plan, seed=seed))
 
 
 def _fill(run: Run, real: Run, rows: Mapping[str, Run]) -> None:
