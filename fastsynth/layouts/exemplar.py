@@ -33,8 +33,8 @@ LIGHT_SIDE = 48
 """Longer side of the crops in which light is interpolated; it is smooth."""
 SPREAD = 0.125
 """How far light is smoothed, as a share of the defect's longer side."""
-MIN_SPREAD = 4.0
-"""The least of it, in pixels: the grain is no light."""
+MIN_SPREAD = 16.0
+"""The least of it, in pixels: grain and weave are no light."""
 EDGE = 2.0
 """Pixels past a defect's border that still show the border: mirrored, a pit's dark floor would speck its rim."""
 
