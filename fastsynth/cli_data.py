@@ -69,6 +69,21 @@ def data_split(config: ConfigPath, overrides: Overrides = [], seed: Seed = None)
         typer.echo(f"{category}/{name}: {told}" if several else f"{name}: {told}")
 
 
+@data_app.command("demo")
+def data_demo(
+    output: Annotated[Path, typer.Argument(help="New folder: an MVTec tree.")],
+    normals: Annotated[int, typer.Option(min=1, help="Normal pictures of a product; a quarter more to test on.")] = 40,
+    defects: Annotated[int, typer.Option(min=2, help="Pictures of every defect type.")] = 12,
+    side: Annotated[int, typer.Option(min=64, help="Side of the square pictures, px.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Other pictures.")] = 0,
+) -> None:
+    """Draw the data set of `fastsynth demo`, as large as wanted: two products, eight defect types, exact masks."""
+    from fastsynth.recipes.whole import draw_demo_data
+
+    draw_demo_data(output, normals=normals, defects_per_type=defects, size=(side, side), seed=seed)
+    typer.echo(f"{output}: 2 products, {normals} normal pictures each, 8 defect types, {defects} pictures each")
+
+
 @data_app.command("export")
 def data_export(
     store: Annotated[Path, typer.Argument(help="Folder of the store, e.g. runs/x/synthetic.")],

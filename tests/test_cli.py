@@ -12,7 +12,7 @@ from fastsynth.run_config import RunConfig
 
 VERBS = [
     *("doctor", "demo", "run", "masks", "train", "generate", "audit", "replay", "augment", "compare", "report"),
-    *("data check", "data split", "segment train", "segment eval", "segment predict"),
+    *("data check", "data split", "data demo", "segment train", "segment eval", "segment predict"),
     *("config show", "config check", "config schema"),
 ]
 
@@ -233,3 +233,13 @@ def test_doctor_prints_json_that_parses(cli, shared_tree, tmp_path):
     findings = json.loads(answer.out)
     assert {finding["topic"] for finding in findings} >= {"python", "device", "data"}
     assert answer.code == (3 if any(finding["level"] == "fail" for finding in findings) else 0)
+
+
+def test_the_demos_data_can_be_drawn_as_large_as_wanted_but_never_over_something(call, tmp_path):
+    wanted = ("data", "demo", str(tmp_path / "drawn"), "--normals", "2", "--defects", "2", "--side", "64")
+    assert call(*wanted).code == 0
+    assert call("data", "check", str(tmp_path / "drawn")).out.startswith("8 normal and 16 defect images, 0 problems")
+    before = sorted(path.read_bytes() for path in tmp_path.rglob("*.png"))
+    again = call(*wanted, "--seed", "1")
+    assert (again.code, again.complaint) == (1, f"fastsynth: {tmp_path / 'drawn'} exists; choose a new folder")
+    assert sorted(path.read_bytes() for path in tmp_path.rglob("*.png")) == before

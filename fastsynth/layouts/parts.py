@@ -5,7 +5,8 @@ between the pixels without jagged borders, and thickness is one subtraction. Whe
 centre line is kept too: a crack of one pixel stays connected.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +18,8 @@ from fastsynth.layouts.surroundings import Brightness
 
 PADDING = 16
 """Pixels around a part where its distance fields are known: thickness / scale may not exceed it."""
+CRUMB = 4, 0.001
+"""Parts below so many pixels, or this share of their type's median area, are slips of the annotator's pen."""
 THIN = 3
 """Up to this half width, in pixels, a stretch of a part has a centre line that must not break."""
 
@@ -123,6 +126,45 @@ def split_parts(mask: RealMask) -> list[RealPart]:
         frame = mask.foreground.shape[0], mask.foreground.shape[1]
         parts.append(RealPart(mask.source, mask.defect, tight, *box[:2], frame, mask.group, surroundings))
     return parts
+
+
+def without_crumbs(parts: list[RealPart]) -> list[RealPart]:
+    """The parts that are no slips of the annotator's pen, see CRUMB."""
+    if not parts:
+        return []
+    areas = np.array([part.foreground.sum() for part in parts])
+    median = float(np.median(areas))
+    limit = min(median, max(CRUMB[0], CRUMB[1] * median))
+    return [part for part, area in zip(parts, areas, strict=True) if area >= limit]
+
+
+def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
+    """How often each part is drawn, (N,), sum 1: groups alike, the masks of one alike, the parts of one by their areas;
+    each times the square of `free_outline`.
+
+    Evenly drawn, the specks beside a long crack would outnumber the cracks, and what was photographed six times would
+    be six times as common. A mask without a group is one of its own. A shape that the frame cut is known in part only
+    and fits few places: its share of free outline counts twice.
+    """
+    areas = np.array([part.foreground.sum() for part in parts], float)
+    of_mask: dict[str, float] = {}
+    for part, area in zip(parts, areas, strict=True):
+        of_mask[part.source] = of_mask.get(part.source, 0.0) + area
+    groups = {part.source: part.piece for part in parts}
+    masks = Counter(groups.values())
+    shares = [area / of_mask[part.source] / masks[groups[part.source]] for part, area in zip(parts, areas, strict=True)]
+    weights = np.array(shares) * np.square([free_outline(part) for part in parts])
+    total = weights.sum()
+    return weights / total if total > 0 else np.array(shares) / len(masks)
+
+
+def free_outline(part: RealPart) -> float:
+    """Share of the part's outline, counted in sides of pixels, that does not lie on the frame: 0 to 1."""
+    padded = np.pad(part.foreground, 1).astype(np.int8)
+    outline = sum(int(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1))
+    inside = part.foreground
+    lines = {"left": inside[:, 0], "top": inside[0], "right": inside[:, -1], "bottom": inside[-1]}
+    return 1 - sum(int(lines[side].sum()) for side in part.sides) / outline
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:

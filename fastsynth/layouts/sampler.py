@@ -3,8 +3,7 @@
 Most shapes come from the real masks of a defect type, the rest are procedural shapes of the same size and kind.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated
@@ -16,7 +15,7 @@ from fastsynth.config import Config
 from fastsynth.halo import grow
 from fastsynth.layouts.layout import add_instance
 from fastsynth.layouts.masks import Shape, crop_shape, draw_real, grow_shape
-from fastsynth.layouts.parts import RealMask, RealPart, split_parts
+from fastsynth.layouts.parts import RealMask, RealPart, part_weights, split_parts, without_crumbs
 from fastsynth.layouts.placement import object_region, place
 from fastsynth.layouts.procedural import KINDS, Kind, draw_procedural, kind_of
 from fastsynth.layouts.rim import keeps_to_rim
@@ -30,10 +29,10 @@ SEATED = 12
 """Of these the ones that put a shape the frame had cut on the frame again; an object may lie clear of it."""
 SHRINK = 0.8
 """After every second attempt shapes are drawn this much smaller, down to 0.8^7 = 0.21."""
+MOST_PARTS = 8
+"""Parts of a real mask that a layout repeats at most, the largest; every one is drawn by itself."""
 CONTACT = 0.8
 """A shape that left the frame is cut where its contact line is this long, as a share of the longest nearby."""
-CRUMB = 4, 0.001
-"""Parts below so many pixels, or this share of their type's median area, are slips of the annotator's pen."""
 UNKNOWN_SIZE = (0.05, 0.25)
 """Sizes of a defect type without any real mask, as shares of the image's shorter side."""
 QUARTERS = {1: (90,), 2: (-180, 180), 3: (-90,)}
@@ -66,8 +65,8 @@ class LayoutConfig(Config):
     """Pixels between a shape and the border of the object."""
     min_inside: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Share of a shape's pixels that must lie on the object."""
-    instances_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=100)]] = (1, 1)
-    """Instances per image."""
+    instances_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=100)]] | None = None
+    """Instances per image. null: as one of the type's real masks has parts, and in the likeness of these."""
     same_class: bool = True
     """All instances of an image share one defect type."""
     source_position_share: Share = 0.5
@@ -88,8 +87,8 @@ class LayoutConfig(Config):
 
     @field_validator("scale_range", "severity_range", "rotation_range", "thickness_range", "instances_range")
     @classmethod
-    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
+    def _ascending(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
             raise ValueError("the first value is above the second; swap them")
         return value
 
@@ -128,7 +127,7 @@ class LayoutSampler:
         thickness_range: tuple[int, int],
         margin: int,
         min_inside: float,
-        instances_range: tuple[int, int],
+        instances_range: tuple[int, int] | None,
         same_class: bool,
         source_position_share: float,
         position_jitter: float,
@@ -179,11 +178,10 @@ class LayoutSampler:
         occupied = np.zeros(layout.size, bool)
         brightness = Brightness.of(background)
         severity = self._severity(rng)
-        for number in range(int(rng.integers(*self.instances_range, endpoint=True))):
-            name = defect if self.same_class or number == 0 else str(rng.choice(sorted({*self.parts, defect})))
-            extended = self._with_instance(layout, name, region, occupied, brightness, rng, severity=severity)
+        for name, part in self._planned(defect, rng):
+            extended = self._with_instance(layout, name, part, region, occupied, brightness, rng, severity=severity)
             if extended is None:
-                break
+                continue
             layout = extended
             x0, y0, x1, y1 = layout.instances[-1].bbox
             occupied[y0:y1, x0:x1] |= layout.instances[-1].mask
@@ -195,6 +193,23 @@ class LayoutSampler:
             )
         return layout
 
+    def _planned(self, defect: str, rng: np.random.Generator) -> Iterator[tuple[str, RealPart | None]]:
+        """Type and, where that is given, the part in whose likeness it is, of every instance that is wanted."""
+        if self.instances_range is None:
+            yield from ((defect, part) for part in self._parts_of_a_mask(defect, rng))
+            return
+        for number in range(int(rng.integers(*self.instances_range, endpoint=True))):
+            yield (defect if self.same_class or number == 0 else str(rng.choice(sorted({*self.parts, defect})))), None
+
+    def _parts_of_a_mask(self, defect: str, rng: np.random.Generator) -> Sequence[RealPart | None]:
+        """The parts of one real mask, the largest first; a mask is taken as often as its parts together."""
+        parts = self.parts.get(defect)
+        if not parts:
+            return [None]
+        source = parts[int(rng.choice(len(parts), p=self._weights[defect]))].source
+        own = [part for part in parts if part.source == source]
+        return sorted(own, key=lambda part: int(part.foreground.sum()), reverse=True)[:MOST_PARTS]
+
     def _severity(self, rng: np.random.Generator) -> float:
         """Nothing is drawn from `rng` for a range of one value."""
         low, high = self.severity_range
@@ -204,6 +219,7 @@ class LayoutSampler:
         self,
         layout: Layout,
         defect: str,
+        part: RealPart | None,
         region: np.ndarray,
         occupied: np.ndarray,
         brightness: Brightness,
@@ -214,7 +230,7 @@ class LayoutSampler:
         """`layout` and one more instance on pixels that are not `occupied`, or None when nothing fits."""
         for attempt in range(ATTEMPTS):
             shrink = size_factor(severity) * SHRINK ** (attempt // 2)
-            candidate = self._candidate(defect, layout.size, shrink, rng, seated=attempt < SEATED)
+            candidate = self._candidate(defect, part, layout.size, shrink, rng, seated=attempt < SEATED)
             position = place(
                 candidate.mask,
                 region,
@@ -250,13 +266,23 @@ class LayoutSampler:
         return preference
 
     def _candidate(
-        self, defect: str, size: tuple[int, int], shrink: float, rng: np.random.Generator, *, seated: bool
+        self,
+        defect: str,
+        part: RealPart | None,
+        size: tuple[int, int],
+        shrink: float,
+        rng: np.random.Generator,
+        *,
+        seated: bool,
     ) -> _Candidate:
-        """seated: a mask that the frame cut lies on the frame again; its border there is no defect's."""
+        """part: in whose likeness; None: of any of the type.
+
+        seated: a mask that the frame cut lies on the frame again; its border there is no defect's.
+        """
         parts = self.parts.get(defect)
         if not parts:
             return self._unseen_candidate(defect, size, shrink, rng)
-        part = parts[int(rng.choice(len(parts), p=self._weights[defect]))]
+        part = part or parts[int(rng.choice(len(parts), p=self._weights[defect]))]
         stays = rng.random() < self.source_position_share or defect in self._rim
         # a shape that the frame cut off is known in part only: one made up in its likeness would be no defect's
         if rng.random() < self.procedural_share and not part.sides:
@@ -313,45 +339,6 @@ class LayoutSampler:
         """One of the configured kinds of this defect type, else `default`."""
         kinds = self.procedural_kinds.get(defect, (default,))
         return kinds[int(rng.integers(len(kinds)))]
-
-
-def without_crumbs(parts: list[RealPart]) -> list[RealPart]:
-    """The parts that are no slips of the annotator's pen, see CRUMB."""
-    if not parts:
-        return []
-    areas = np.array([part.foreground.sum() for part in parts])
-    median = float(np.median(areas))
-    limit = min(median, max(CRUMB[0], CRUMB[1] * median))
-    return [part for part, area in zip(parts, areas, strict=True) if area >= limit]
-
-
-def part_weights(parts: Sequence[RealPart]) -> np.ndarray:
-    """How often each part is drawn, (N,), sum 1: groups alike, the masks of one alike, the parts of one by their areas;
-    each times the square of `free_outline`.
-
-    Evenly drawn, the specks beside a long crack would outnumber the cracks, and what was photographed six times would
-    be six times as common. A mask without a group is one of its own. A shape that the frame cut is known in part only
-    and fits few places: its share of free outline counts twice.
-    """
-    areas = np.array([part.foreground.sum() for part in parts], float)
-    of_mask: dict[str, float] = {}
-    for part, area in zip(parts, areas, strict=True):
-        of_mask[part.source] = of_mask.get(part.source, 0.0) + area
-    groups = {part.source: part.piece for part in parts}
-    masks = Counter(groups.values())
-    shares = [area / of_mask[part.source] / masks[groups[part.source]] for part, area in zip(parts, areas, strict=True)]
-    weights = np.array(shares) * np.square([free_outline(part) for part in parts])
-    total = weights.sum()
-    return weights / total if total > 0 else np.array(shares) / len(masks)
-
-
-def free_outline(part: RealPart) -> float:
-    """Share of the part's outline, counted in sides of pixels, that does not lie on the frame: 0 to 1."""
-    padded = np.pad(part.foreground, 1).astype(np.int8)
-    outline = sum(int(np.abs(np.diff(padded, axis=axis)).sum()) for axis in (0, 1))
-    inside = part.foreground
-    lines = {"left": inside[:, 0], "top": inside[0], "right": inside[:, -1], "bottom": inside[-1]}
-    return 1 - sum(int(lines[side].sum()) for side in part.sides) / outline
 
 
 def seat(shape: Shape, sides: frozenset[str], size: tuple[int, int]) -> Shape:

@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 from fastsynth.data.demo import make_demo
 from fastsynth.recipes.evaluating import evaluate
@@ -35,9 +36,18 @@ def run_all(run: Run) -> Path:
 
 def make_demo_data(config: RunConfig) -> None:
     """The embedded data set at `data.root`, drawn once."""
-    root = config.data.root
-    if not root.exists():
-        unfinished = root.with_name(f".tmp-{root.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        make_demo(unfinished, seed=config.seed)
-        unfinished.rename(root)
+    if not config.data.root.exists():
+        draw_demo_data(config.data.root, seed=config.seed)
+
+
+def draw_demo_data(root: Path, *, seed: int, **sizes: Any) -> None:
+    """A new folder `root`, whole or not there. sizes: as `make_demo` takes them.
+
+    Raises FileExistsError when there is something at `root`, ValueError as `make_demo`.
+    """
+    if root.exists():
+        raise FileExistsError(f"{root} exists; choose a new folder")
+    unfinished = root.with_name(f".tmp-{root.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    make_demo(unfinished, seed=seed, **sizes)
+    unfinished.rename(root)

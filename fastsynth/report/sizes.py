@@ -15,8 +15,7 @@ from fastsynth.data.datasets import open_dataset
 from fastsynth.data.medical.sidecar import read_places
 from fastsynth.halo import grow
 from fastsynth.images import read_mask
-from fastsynth.layouts.parts import RealMask, RealPart, split_parts
-from fastsynth.layouts.sampler import without_crumbs
+from fastsynth.layouts.parts import RealMask, RealPart, split_parts, without_crumbs
 
 
 @dataclass(frozen=True, eq=False)

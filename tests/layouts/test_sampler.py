@@ -12,8 +12,8 @@ from fastsynth.config import parse_config
 from fastsynth.halo import grow
 from fastsynth.images import read_image, read_mask
 from fastsynth.layouts.masks import warp_coordinates
-from fastsynth.layouts.parts import RealMask, RealPart, tight_box
-from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler, free_outline, part_weights
+from fastsynth.layouts.parts import RealMask, RealPart, free_outline, part_weights, tight_box
+from fastsynth.layouts.sampler import MOST_PARTS, LayoutConfig, LayoutSampler
 
 TILES = Path(__file__).resolve().parents[2] / "data" / "magnetic_tile"
 BACKGROUND = np.full((120, 160, 1), 128, np.uint8)
@@ -218,7 +218,8 @@ def test_masks_are_drawn_alike_and_the_parts_of_one_by_their_areas():
     for y in (20, 60, 100):
         crack[y : y + 5, 100:105] = True
     found = [RealMask("gt/1.png", "crack", crack), RealMask("gt/2.png", "crack", other)]
-    drawing = LayoutSampler(found, **{**LayoutConfig().model_dump(), "procedural_share": 0.0})
+    settings = {**LayoutConfig().model_dump(), "procedural_share": 0.0}
+    drawing = LayoutSampler(found, **settings | {"instances_range": (1, 1)})
     drawn = [
         drawing.draw(BACKGROUND, "n", "c", "crack", np.random.default_rng(seed)).instances[0] for seed in range(400)
     ]
@@ -226,6 +227,31 @@ def test_masks_are_drawn_alike_and_the_parts_of_one_by_their_areas():
     second = sum(instance.warp.source == "gt/2.png" for instance in drawn) / 400
     assert specks == pytest.approx(0.5 * 75 / 375, abs=0.05)
     assert second == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_layout_has_as_many_instances_as_a_real_mask_has_parts_each_in_the_likeness_of_one():
+    triple, single = np.zeros((120, 160), bool), np.zeros((120, 160), bool)
+    triple[20:24, 20:60] = triple[90:110, 20:24] = triple[60:66, 120:126] = single[40:52, 60:90] = True
+    found = [RealMask("gt/1.png", "pit", triple), RealMask("gt/2.png", "pit", single)]
+    # nothing is bent, turned or scaled, so that areas tell the parts
+    exact = {"scale_range": (1.0, 1.0), "rotation_range": (0.0, 0.0), "elastic": 0.0, "thickness_range": (0, 0)}
+    drawing = LayoutSampler(found, **{**LayoutConfig().model_dump(), "procedural_share": 0.0, **exact})
+    layouts = [drawing.draw(BACKGROUND, "n", "c", "pit", np.random.default_rng(seed)) for seed in range(60)]
+    areas = {tuple(instance.area for instance in layout.instances) for layout in layouts}
+    assert areas == {(160, 80, 36), (360,)}
+    assert 15 <= sum(len(layout.instances) == 1 for layout in layouts) <= 45  # masks alike, however many parts
+
+
+def test_of_a_mask_with_very_many_parts_the_largest_are_repeated():
+    specks = np.zeros((120, 160), bool)
+    for number in range(12):
+        specks[10 * number : 10 * number + 2, 60:62] = True
+    specks[100:108, 20:28] = True
+    layout = LayoutSampler([RealMask("gt/1.png", "pit", specks)], **LayoutConfig().model_dump()).draw(
+        BACKGROUND, "n", "c", "pit", np.random.default_rng(0)
+    )
+    assert len(layout.instances) == MOST_PARTS
+    assert layout.instances[0].area > 3 * layout.instances[1].area
 
 
 def test_pieces_are_drawn_alike_however_often_they_were_photographed():
