@@ -66,7 +66,7 @@ class LayoutConfig(Config):
     min_inside: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Share of a shape's pixels that must lie on the object."""
     instances_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(le=100)]] | None = None
-    """Instances per image. null: as one of the type's real masks has parts, and in the likeness of these."""
+    """Instances per image. null: as one of the type's real masks has parts, in their likeness and arrangement."""
     same_class: bool = True
     """All instances of an image share one defect type."""
     source_position_share: Share = 0.5
@@ -178,13 +178,19 @@ class LayoutSampler:
         occupied = np.zeros(layout.size, bool)
         brightness = Brightness.of(background)
         severity = self._severity(rng)
+        moved: np.ndarray | None = None  # from where the first part of a real mask lay, as a share of the image
         for name, part in self._planned(defect, rng):
-            extended = self._with_instance(layout, name, part, region, occupied, brightness, rng, severity=severity)
+            near = None if part is None or moved is None else np.clip(part.relative_centre + moved, 0, 1)
+            extended = self._with_instance(
+                layout, name, part, region, occupied, brightness, rng, severity=severity, near=near
+            )
             if extended is None:
                 continue
             layout = extended
             x0, y0, x1, y1 = layout.instances[-1].bbox
             occupied[y0:y1, x0:x1] |= layout.instances[-1].mask
+            if part is not None and moved is None:
+                moved = np.array([x0 + x1, y0 + y1]) / 2 / layout.size[::-1] - part.relative_centre
         if not layout.instances:
             height, width = layout.size
             raise ValueError(
@@ -226,8 +232,12 @@ class LayoutSampler:
         rng: np.random.Generator,
         *,
         severity: float,
+        near: np.ndarray | None,
     ) -> Layout | None:
-        """`layout` and one more instance on pixels that are not `occupied`, or None when nothing fits."""
+        """`layout` and one more instance on pixels that are not `occupied`, or None when nothing fits.
+
+        near: where it should be, x, y as shares of the image; None: where the candidate would like to be.
+        """
         for attempt in range(ATTEMPTS):
             shrink = size_factor(severity) * SHRINK ** (attempt // 2)
             candidate = self._candidate(defect, part, layout.size, shrink, rng, seated=attempt < SEATED)
@@ -238,7 +248,7 @@ class LayoutSampler:
                 margin=0 if candidate.sides else self.margin,
                 min_inside=self.min_inside,
                 occupied=occupied,
-                near=candidate.near,
+                near=candidate.near if near is None else (float(near[0]), float(near[1])),
                 jitter=self.position_jitter,
                 sides=candidate.sides,
                 preference=self._preference(candidate, brightness),

@@ -242,6 +242,22 @@ def test_a_layout_has_as_many_instances_as_a_real_mask_has_parts_each_in_the_lik
     assert 15 <= sum(len(layout.instances) == 1 for layout in layouts) <= 45  # masks alike, however many parts
 
 
+def test_the_parts_of_a_mask_keep_their_arrangement_wherever_they_go():
+    pair = np.zeros((120, 160), bool)
+    pair[20:26, 20:26] = pair[50:56, 20:26] = True  # 30 px one above the other
+    still = {"source_position_share": 0.0, "position_jitter": 0.01, "procedural_share": 0.0}
+    drawing = LayoutSampler([RealMask("gt/1.png", "pit", pair)], **{**LayoutConfig().model_dump(), **still})
+    middles = []
+    for seed in range(40):
+        layout = drawing.draw(BACKGROUND, "n", "c", "pit", np.random.default_rng(seed))
+        middles.append([np.add(instance.bbox[:2], instance.bbox[2:]) / 2 for instance in layout.instances])
+    firsts, apart = np.array([first for first, _ in middles]), np.array([b - a for a, b in middles])
+    assert (firsts.std(axis=0) > 20).all()
+    assert np.abs(apart[:, 0]).max() <= 8
+    # in one of two the first is the lower one, and what would lie beyond the image lies at its border
+    assert np.median(np.abs(apart[:, 1])) == pytest.approx(30, abs=4)
+
+
 def test_of_a_mask_with_very_many_parts_the_largest_are_repeated():
     specks = np.zeros((120, 160), bool)
     for number in range(12):
