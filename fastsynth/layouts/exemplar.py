@@ -13,6 +13,7 @@ import numpy as np
 from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
 from fastsynth.layouts.masks import warp_coordinates
 from fastsynth.layouts.parts import tight_box
+from fastsynth.layouts.placement import object_region
 from fastsynth.types import Instance, Warp
 
 REACH = 1.5
@@ -120,7 +121,10 @@ class ExemplarBank:
         """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1]."""
         clean = ValueRange.of(background).to_float(cut(background, crop))
         inside = instance_mask(instance, crop)
-        return _blend(clean, self.warped(instance, crop, inside, category=category, seed=seed), inside)
+        exemplar, map_x, map_y = self._mapped(instance, crop, category=category, seed=seed)
+        around = ring(inside, width=4)
+        lit_by = around & _surface(exemplar, map_x, map_y), around & cut_mask(object_region(background), crop)
+        return _blend(clean, _remapped(exemplar, map_x, map_y, inside), inside, *lit_by)
 
     def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
@@ -129,22 +133,15 @@ class ExemplarBank:
         type, at random one of those that fit, stretched so that their second moments agree.
         inside: `instance_mask`, (side, side).
         """
+        return _remapped(*self._mapped(instance, crop, category=category, seed=seed), inside)
+
+    def _mapped(
+        self, instance: Instance, crop: Crop, *, category: str, seed: int
+    ) -> tuple[Exemplar, np.ndarray, np.ndarray]:
+        """The exemplar, and x and y in its picture of every pixel of the crop: (side, side) float32 each."""
         exemplar, warp = self._choose(instance, category, seed)
-        map_x, map_y = warp_coordinates(warp, inside.shape, origin=(crop.left - instance.left, crop.top - instance.top))
-        place = exemplar.place
-        x0, y0, x1, y1 = tight_box(exemplar.foreground)
-        # of a large picture only the part that is looked at becomes floats
-        columns = _looked_at(map_x, place.size[1], place.left + x0, place.left + x1)
-        rows = _looked_at(map_y, place.size[0], place.top + y0, place.top + y1)
-        left, top = max(columns.start, place.left), max(rows.start, place.top)
-        looked_at = np.s_[top - place.top : rows.stop - place.top, left - place.left : columns.stop - place.left]
-        map_x, map_y = map_x - left, map_y - top
-        _mirror_into(exemplar.foreground[looked_at], map_x, map_y, inside)
-        pixels = place.values.to_float(exemplar.image[looked_at])
-        # linear interpolation flattens hair-thin lines more, but OpenCV's cubic never returns from one row or column
-        method = cv2.INTER_CUBIC if min(pixels.shape[:2]) > 1 else cv2.INTER_LINEAR
-        defect = cv2.remap(pixels, map_x, map_y, method, borderMode=cv2.BORDER_REFLECT_101)
-        return defect.reshape(*inside.shape, -1)
+        origin = crop.left - instance.left, crop.top - instance.top
+        return exemplar, *warp_coordinates(warp, (crop.side, crop.side), origin=origin)
 
     def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:
         if instance.warp is not None and instance.warp.source in self.by_source:
@@ -162,6 +159,35 @@ class ExemplarBank:
         fit = np.flatnonzero(distortions <= max(FITS, distortions.min() + FITS / 3))
         chosen = int(rng.choice(fit))
         return lots[chosen], warps[chosen]
+
+
+def _remapped(exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """What the exemplar's picture shows at the places of the maps; `inside` the shape always the defect."""
+    place = exemplar.place
+    x0, y0, x1, y1 = tight_box(exemplar.foreground)
+    # of a large picture only the part that is looked at becomes floats
+    columns = _looked_at(map_x, place.size[1], place.left + x0, place.left + x1)
+    rows = _looked_at(map_y, place.size[0], place.top + y0, place.top + y1)
+    left, top = max(columns.start, place.left), max(rows.start, place.top)
+    looked_at = np.s_[top - place.top : rows.stop - place.top, left - place.left : columns.stop - place.left]
+    map_x, map_y = map_x - left, map_y - top
+    _mirror_into(exemplar.foreground[looked_at], map_x, map_y, inside)
+    pixels = place.values.to_float(exemplar.image[looked_at])
+    # linear interpolation flattens hair-thin lines more, but OpenCV's cubic never returns from one row or column
+    method = cv2.INTER_CUBIC if min(pixels.shape[:2]) > 1 else cv2.INTER_LINEAR
+    defect = cv2.remap(pixels, map_x, map_y, method, borderMode=cv2.BORDER_REFLECT_101)
+    return defect.reshape(*inside.shape, -1)
+
+
+def _surface(exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray) -> np.ndarray:
+    """Where the maps look at sound surface: (side, side) bool. Beyond the frame the defect itself is mirrored, and
+    beside an object lies its ground: neither tells how the defect was lit."""
+    place, (height, width) = exemplar.place, exemplar.foreground.shape
+    column, row = np.rint(map_x).astype(int) - place.left, np.rint(map_y).astype(int) - place.top
+    within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    sound = exemplar.region_shown & ~exemplar.foreground
+    found: np.ndarray = within & sound[row.clip(0, height - 1), column.clip(0, width - 1)]
+    return found
 
 
 def _looked_at(places: np.ndarray, size: int, first: int, last: int) -> slice:
@@ -266,17 +292,21 @@ def _moments(mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> tuple[np.
     return points.mean(1), spread + 0.1 * np.eye(2)  # a single row of pixels still has a width
 
 
-def _blend(background: np.ndarray, defect: np.ndarray, foreground: np.ndarray) -> np.ndarray:
+def _blend(
+    background: np.ndarray, defect: np.ndarray, foreground: np.ndarray, around_own: np.ndarray, around: np.ndarray
+) -> np.ndarray:
     """Give the defect the background's light, then paste it inside the mask.
 
     Where the surface beside it is k times as bright, so is the contrast of the defect: a surface reflects a share.
+
+    around_own, around: (side, side) bool, the surface beside the defect in its own picture and in the background;
+    where either shows none, the defect keeps the light it has.
     """
     defect = like_channels(defect, background.shape[2])
-    around = ring(foreground, width=4)
-    if around.any():
+    if around_own.any() and around.any():
         left, top, right, bottom = tight_box(foreground)
         spread = max(MIN_SPREAD, SPREAD * max(right - left, bottom - top))
-        wanted, found = (light(pixels, around, spread=spread) for pixels in (background, defect))
+        wanted, found = light(background, around, spread=spread), light(defect, around_own, spread=spread)
         # -1 is black; the limits keep noise in near-black surroundings from blowing up
         gain = np.clip((wanted + 1) / np.maximum(found + 1, 1e-3), 0.5, 2.0)  # by channel, so that black stays black
         defect = wanted + gain * (defect - found)
