@@ -132,10 +132,13 @@ def paste(image: np.ndarray, drawn: np.ndarray, crop: Crop, foreground: np.ndarr
     image[y0:y1, x0:x1][inside] = values.from_float(drawn[at][inside], image.dtype)
 
 
-def feather_weight(foreground: np.ndarray, feather: float) -> np.ndarray:
-    """(H, W) float32: 0 outside, rising to 1 over `feather` pixels inwards, sooner where the mask is thin."""
-    padded = np.pad(foreground, 1).astype(np.uint8)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+def feather_weight(foreground: np.ndarray, feather: float, *, beyond: np.ndarray | None = None) -> np.ndarray:
+    """(H, W) float32: 0 outside, rising to 1 over `feather` pixels inwards, sooner where the mask is thin.
+
+    beyond: (H, W) bool, what lies beyond the image. What its border cuts does not fade out there.
+    """
+    padded = np.pad(foreground if beyond is None else foreground | beyond, 1).astype(np.uint8)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] * foreground
     width = np.clip(0.25 * distance.max(), 1.0, max(feather, 1.0))
     return np.clip(distance / width, 0.0, 1.0)
 

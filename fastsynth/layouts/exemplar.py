@@ -123,8 +123,16 @@ class ExemplarBank:
         inside = instance_mask(instance, crop)
         exemplar, map_x, map_y = self._mapped(instance, crop, category=category, seed=seed)
         around = ring(inside, width=4)
-        lit_by = around & _surface(exemplar, map_x, map_y), around & cut_mask(object_region(background), crop)
-        return _blend(clean, _remapped(exemplar, map_x, map_y, inside), inside, *lit_by)
+        defect = _lit(
+            _remapped(exemplar, map_x, map_y, inside),
+            clean,
+            inside,
+            around_own=around & _surface(exemplar, map_x, map_y),
+            around=around & cut_mask(object_region(background), crop),
+        )
+        beyond = ~cut_mask(np.ones(background.shape[:2], bool), crop)
+        weight = feather_weight(inside, 2.0, beyond=beyond)[..., None]
+        return np.clip(clean + weight * (defect - clean), -1, 1).astype(np.float32)
 
     def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
@@ -292,26 +300,25 @@ def _moments(mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> tuple[np.
     return points.mean(1), spread + 0.1 * np.eye(2)  # a single row of pixels still has a width
 
 
-def _blend(
-    background: np.ndarray, defect: np.ndarray, foreground: np.ndarray, around_own: np.ndarray, around: np.ndarray
+def _lit(
+    defect: np.ndarray, background: np.ndarray, foreground: np.ndarray, *, around_own: np.ndarray, around: np.ndarray
 ) -> np.ndarray:
-    """Give the defect the background's light, then paste it inside the mask.
-
-    Where the surface beside it is k times as bright, so is the contrast of the defect: a surface reflects a share.
+    """The defect in the background's light. Where the surface beside it is k times as bright, so is its contrast: a
+    surface reflects a share.
 
     around_own, around: (side, side) bool, the surface beside the defect in its own picture and in the background;
     where either shows none, the defect keeps the light it has.
     """
     defect = like_channels(defect, background.shape[2])
-    if around_own.any() and around.any():
-        left, top, right, bottom = tight_box(foreground)
-        spread = max(MIN_SPREAD, SPREAD * max(right - left, bottom - top))
-        wanted, found = light(background, around, spread=spread), light(defect, around_own, spread=spread)
-        # -1 is black; the limits keep noise in near-black surroundings from blowing up
-        gain = np.clip((wanted + 1) / np.maximum(found + 1, 1e-3), 0.5, 2.0)  # by channel, so that black stays black
-        defect = wanted + gain * (defect - found)
-    weight = feather_weight(foreground, 2.0)[..., None]
-    return np.clip(background + weight * (defect - background), -1, 1).astype(np.float32)
+    if not (around_own.any() and around.any()):
+        return defect
+    left, top, right, bottom = tight_box(foreground)
+    spread = max(MIN_SPREAD, SPREAD * max(right - left, bottom - top))
+    wanted, found = light(background, around, spread=spread), light(defect, around_own, spread=spread)
+    # -1 is black; the limits keep noise in near-black surroundings from blowing up
+    gain = np.clip((wanted + 1) / np.maximum(found + 1, 1e-3), 0.5, 2.0)  # by channel, so that black stays black
+    relit: np.ndarray = wanted + gain * (defect - found)
+    return relit
 
 
 def light(pixels: np.ndarray, around: np.ndarray, *, spread: float) -> np.ndarray:

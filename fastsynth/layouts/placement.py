@@ -27,18 +27,17 @@ MIN_OBJECT_SHARE = 0.05
 def object_region(image: np.ndarray) -> np.ndarray:
     """Where the object is: (H, W) bool. All of the image, unless it plainly shows an object on a plain background.
 
-    image: (H, W, 1 or 3) uint8 or uint16. Otsu's threshold on the smoothed grey image (Otsu 1979); the class that
-    makes up the border is the background. Holes of the object belong to it.
+    image: (H, W, 1 or 3) uint8 or uint16. Otsu's threshold (Otsu 1979) on how far the smoothed image is from the
+    frame's border, brighter, darker or of another colour; what is near makes up the border. Holes of the object
+    belong to it.
     """
     height, width = image.shape[:2]
-    grey = _small_grey(image)
-    threshold, split = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    border = np.concatenate([split[0], split[-1], split[:, 0], split[:, -1]])
-    background = int(border.mean() > 0.5)
     everything = np.ones((height, width), bool)
-    if (border == background).mean() < BORDER_SHARE or _separation(grey, threshold) < SEPARATION:
+    apart = _apart_from_border(image)
+    threshold, split = cv2.threshold(apart, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    if 1 - _border(split).mean() < BORDER_SHARE or _separation(apart, threshold) < SEPARATION:
         return everything
-    found = _filled(split != background)
+    found = _filled(split > 0)
     if found.mean() < MIN_OBJECT_SHARE:
         return everything
     return cv2.resize(found.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
@@ -145,22 +144,30 @@ def _eroded(region: np.ndarray, margin: int) -> np.ndarray:
     return cv2.erode(region.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
 
 
-def _small_grey(image: np.ndarray) -> np.ndarray:
-    """(h, w) uint8, at most REGION_SIDE pixels long, smoothed."""
+def _apart_from_border(image: np.ndarray) -> np.ndarray:
+    """(h, w) uint8, at most REGION_SIDE pixels long, smoothed: the largest difference of a channel to the border's
+    median, so that an object of several tones is one."""
     height, width = image.shape[:2]
     factor = min(1.0, REGION_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1)
-    return cv2.GaussianBlur(cv2.cvtColor(to_uint8(small), cv2.COLOR_RGB2GRAY), (0, 0), 2)
+    small = to_uint8(cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], -1))
+    smooth = cv2.GaussianBlur(small, (0, 0), 2).reshape(small.shape).astype(np.int16)
+    apart: np.ndarray = np.abs(smooth - np.median(_border(smooth), axis=0).astype(np.int16)).max(axis=2)
+    return apart.astype(np.uint8)
 
 
-def _separation(grey: np.ndarray, threshold: float) -> float:
+def _border(picture: np.ndarray) -> np.ndarray:
+    """The pixels along the four sides, (N, ...)."""
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+
+
+def _separation(values: np.ndarray, threshold: float) -> float:
     """Variance between the two classes over the whole variance, 0..1 (Otsu's η)."""
-    low, high = grey[grey <= threshold].astype(float), grey[grey > threshold].astype(float)
+    low, high = values[values <= threshold].astype(float), values[values > threshold].astype(float)
     if low.size == 0 or high.size == 0:
         return 0.0
-    share = low.size / grey.size
-    return float(share * (1 - share) * (low.mean() - high.mean()) ** 2 / grey.var())
+    share = low.size / values.size
+    return float(share * (1 - share) * (low.mean() - high.mean()) ** 2 / values.var())
 
 
 def _filled(found: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from fastsynth.layouts.exemplar import (
 )
 from fastsynth.layouts.masks import draw_real
 from fastsynth.layouts.parts import RealMask, split_parts, tight_box
+from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import ALL_POSES
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
 from fastsynth.quality.gate import Case, Gate
@@ -53,6 +54,44 @@ def instance_of(foreground: np.ndarray, *, left=None, top=None, warp_to=None, de
 def paste_into(background: np.ndarray, instance: Instance, bank: ExemplarBank, *, seed=0) -> tuple[np.ndarray, Crop]:
     crop = crop_around(instance.bbox, image_size=background.shape[:2])
     return bank.warped_into(background, instance, crop, category="tile", seed=seed), crop
+
+
+class TestSurface:
+    """What tells the light is surface: not what the frame mirrors, not the ground beside an object."""
+
+    def test_a_band_across_the_whole_picture_has_its_contrast_up_to_the_frame(self):
+        def strip(seed: int) -> np.ndarray:
+            return 140 + np.random.default_rng(seed).normal(0, 2, (100, 600, 1))
+
+        foreground = np.zeros((100, 600), bool)
+        foreground[:, 250:400] = True
+        own = Exemplar((strip(0) - 45 * foreground[..., None]).astype(np.uint8), foreground, "tile", "dent", SOURCE)
+        background = strip(1).astype(np.uint8)
+        instance = instance_of(foreground, left=120, warp_to=SOURCE)
+        pasted, crop = paste_into(background, instance, ExemplarBank([own]))
+        assert crop.top < 0  # larger than the picture
+        change = (
+            127.5 * (pasted - ValueRange.of(background).to_float(cut(background, crop)))[-crop.top : 100 - crop.top]
+        )
+        middle = change[:, 140 - crop.left : 250 - crop.left, 0]
+        np.testing.assert_allclose(middle.mean(axis=1), -45, atol=3)
+
+    @pytest.mark.parametrize(("ground", "plate"), [(235, 60), (20, 150)])
+    def test_a_stain_near_the_rim_of_an_object_has_the_tone_it_has_in_the_middle(self, ground, plate):
+        def picture(seed: int) -> np.ndarray:
+            flat = np.full((200, 200), float(ground))
+            cv2.circle(flat, (100, 100), 80, float(plate), cv2.FILLED)
+            return flat[..., None] + np.random.default_rng(seed).normal(0, 2, (200, 200, 1))
+
+        foreground = ellipse((200, 200), centre=(100, 100), axes=(12, 9), angle=0.0)
+        image = np.where(foreground[..., None], 110, picture(0)).clip(0, 255).astype(np.uint8)
+        own = Exemplar(image, foreground, "tile", "dent", SOURCE, region=object_region(image))
+        background = picture(1).clip(0, 255).astype(np.uint8)
+        for gap in (20, 2, 0):
+            instance = instance_of(foreground, left=180 - gap - 24, warp_to=SOURCE)
+            pasted, crop = paste_into(background, instance, ExemplarBank([own]))
+            core = cv2.erode(instance_mask(instance, crop).astype(np.uint8), np.ones((5, 5))) > 0
+            assert 127.5 * (pasted[core].mean() + 1) == pytest.approx(110, abs=8), gap
 
 
 class TestHome:

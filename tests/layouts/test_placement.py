@@ -118,6 +118,18 @@ def test_an_object_on_a_plain_background_is_found(dark_object, channels, dtype):
     assert (found & truth).sum() / (found | truth).sum() > 0.95
 
 
+@pytest.mark.parametrize("other_half", [(235, 170, 60), (205, 205, 205), (90, 90, 90)])
+def test_an_object_of_two_tones_is_one_object(other_half):
+    """Black and bright orange on white: in grey the orange is nearer to the ground than to the black."""
+    truth = disc((300, 400), (200, 150), 100)
+    picture = np.full((300, 400, 3), (150, 150, 150) if other_half == (205, 205, 205) else (235, 235, 235), float)
+    picture[truth] = (35, 30, 30)
+    picture[truth & (np.arange(400) >= 200)] = other_half
+    picture += np.random.default_rng(0).normal(0, 3, picture.shape)
+    found = object_region(picture.clip(0, 255).astype(np.uint8))
+    assert (found & truth).sum() / (found | truth).sum() > 0.95
+
+
 def test_a_texture_that_fills_the_frame_is_all_object():
     rng = np.random.default_rng(0)
     noise = rng.normal(120, 25, (200, 300, 1)).clip(0, 255).astype(np.uint8)
