@@ -22,7 +22,7 @@ class MaskRule(Rule):
     """Mask empty or too small."""
 
     min_area: Annotated[int, Field(ge=1)] = 12
-    """Pixels."""
+    """Pixels; half of the type's smallest training defect, if that is less."""
 
 
 class ObjectRule(Rule):

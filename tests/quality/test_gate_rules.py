@@ -59,8 +59,8 @@ def real() -> list[Exemplar]:
 @pytest.fixture(scope="module")
 def case() -> Case:
     """Partly off the object, partly changed beside the mask."""
-    foreground = spot(45, 40, 10)
-    image = marked(9, spot(47, 40, 10), -90)
+    foreground = spot(43, 40, 7)
+    image = marked(9, spot(45, 40, 7), -90)
     return Case(picture(9), image, foreground, "plate", "pit", "fast")
 
 
@@ -293,3 +293,20 @@ def test_parts_are_told_apart_by_eight_neighbours():
     assert len(found) == 2
     np.testing.assert_array_equal(found[0], measures.detail(image, together))
     np.testing.assert_array_equal(found[1], measures.detail(image, alone))
+
+
+@pytest.mark.parametrize(("side", "kept"), [(1, False), (2, False), (3, True), (4, True)])
+def test_where_real_defects_are_specks_samples_may_be(real, side, kept):
+    """12 pixels are too many for pinholes of 3×3: half of the smallest one is the limit then."""
+    holes = []
+    for seed in (3, 4):
+        foreground = np.zeros((SIZE, SIZE), bool)
+        foreground[50 : 50 + seed, 60 : 60 + seed] = True  # 9 and 16 pixels
+        holes.append(Exemplar(marked(seed, foreground, -90), foreground, "plate", "pinhole", f"plate/pinhole/{seed}"))
+    foreground = np.zeros((SIZE, SIZE), bool)
+    foreground[40 : 40 + side, 70 : 70 + side] = True
+    drawn = Case(picture(9), marked(9, foreground, -90), foreground, "plate", "pinhole", "fast")
+    _, reasons = judged(real + holes, drawn, mask={})
+    assert (reasons == ()) is kept
+    _, reasons = judged(real + holes, replace(drawn, defect="pit"), mask={})
+    assert (reasons == ()) is (side == 4)  # of large pits such a speck is none
