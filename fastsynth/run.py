@@ -38,7 +38,6 @@ from fastsynth.layouts.parts import RealMask
 from fastsynth.layouts.placement import object_region
 from fastsynth.layouts.poses import Poses
 from fastsynth.layouts.sampler import LayoutSampler
-from fastsynth.layouts.surroundings import Brightness
 from fastsynth.locks import Lock, lock_for_all
 from fastsynth.processes import process_index
 from fastsynth.run_config import HybridConfig, RunConfig, SingleConfig
@@ -242,7 +241,7 @@ class Run:
     def _real_mask(self, record: Record) -> RealMask:
         image, foreground = self.read(record)
         group = self.dataset.group_of(record)
-        return RealMask(str(record.mask), str(record.defect), foreground, group, Brightness.of(image))
+        return RealMask.of(image, foreground, source=str(record.mask), defect=str(record.defect), group=group)
 
     def read(self, record: Record) -> tuple[np.ndarray, np.ndarray]:
         """Image and foreground of a record; a normal one has an empty foreground."""

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 import cv2
 import numpy as np
 from skimage.morphology import skeletonize
 
+from fastsynth.layouts.grain import direction
 from fastsynth.layouts.surroundings import Brightness
 
 PADDING = 16
@@ -32,6 +34,7 @@ class RealMask:
     foreground: (H, W) bool.
     group: what it was photographed of, a piece or a patient, where that is known.
     brightness: that of its picture, where that is known.
+    direction: which way its picture's surface runs (`grain.direction`), where that is known.
     """
 
     source: str
@@ -39,6 +42,12 @@ class RealMask:
     foreground: np.ndarray
     group: str | None = None
     brightness: Brightness | None = None
+    direction: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, image: np.ndarray, foreground: np.ndarray, *, source: str, defect: str, group: str | None) -> Self:
+        """With all that its picture, (H, W, C) uint8 or uint16, tells."""
+        return cls(source, defect, foreground, group, Brightness.of(image), direction(image, foreground))
 
 
 @dataclass(frozen=True, eq=False)

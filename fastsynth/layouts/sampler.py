@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from fastsynth.config import Config
 from fastsynth.halo import grow
+from fastsynth.layouts import grain
 from fastsynth.layouts.layout import add_instance
 from fastsynth.layouts.masks import Shape, crop_shape, draw_real, grow_shape
 from fastsynth.layouts.parts import RealMask, RealPart, part_weights, split_parts, without_crumbs
@@ -53,8 +54,9 @@ class LayoutConfig(Config):
     """Size of a drawn shape as a multiple of the real one."""
     severity_range: tuple[Annotated[float, Field(ge=0.25)], Annotated[float, Field(le=4)]] = (1.0, 1.0)
     """Severity s of an image's defects, drawn evenly by ratio: s times the area, √s times the contrast."""
-    rotation_range: tuple[Annotated[float, Field(ge=-180)], Annotated[float, Field(le=180)]] = (-20.0, 20.0)
-    """Degrees, counter-clockwise. Learnt renderers see training pictures turned by the quarter turns that lie in it."""
+    rotation_range: tuple[Annotated[float, Field(ge=-180)], Annotated[float, Field(le=180)]] | None = None
+    """Degrees, counter-clockwise. null: [-5, 5] where the surface beside the training defects runs one way, as brushed
+    metal or a weave does, else [-20, 20]. Learnt renderers see training pictures turned by the quarter turns in it."""
     flip: bool = True
     """Mirror each axis with probability ½; training pictures too."""
     elastic: Annotated[float, Field(ge=0, le=0.1)] = 0.04
@@ -82,7 +84,7 @@ class LayoutConfig(Config):
     @property
     def quarter_turns(self) -> tuple[int, ...]:
         """Turns by so many times 90°, counter-clockwise, that lie in `rotation_range`; no turn is always among them."""
-        low, high = self.rotation_range
+        low, high = self.rotation_range or grain.ANYHOW
         return (0, *(turns for turns, angles in QUARTERS.items() if any(low <= angle <= high for angle in angles)))
 
     @field_validator("scale_range", "severity_range", "rotation_range", "thickness_range", "instances_range")
@@ -121,7 +123,7 @@ class LayoutSampler:
         procedural_kinds: Mapping[str, Sequence[Kind]] | None,
         scale_range: tuple[float, float],
         severity_range: tuple[float, float],
-        rotation_range: tuple[float, float],
+        rotation_range: tuple[float, float] | None,
         flip: bool,
         elastic: float,
         thickness_range: tuple[int, int],
@@ -135,8 +137,10 @@ class LayoutSampler:
         halo: int = 0,
     ) -> None:
         parts: dict[str, list[RealPart]] = {}
+        directions = []
         for mask in real_masks:
             parts.setdefault(mask.defect, []).extend(split_parts(mask))
+            directions += [] if mask.direction is None else [mask.direction]
         self.parts = {defect: without_crumbs(found) for defect, found in parts.items() if found}
         self._weights = {defect: part_weights(found) for defect, found in self.parts.items()}
         self._rim = {defect for defect, found in self.parts.items() if keeps_to_rim(found)}
@@ -144,7 +148,7 @@ class LayoutSampler:
         self.procedural_kinds = dict(procedural_kinds or {})
         self.scale_range = scale_range
         self.severity_range = severity_range
-        self.rotation_range = rotation_range
+        self.rotation_range = grain.rotation_range(directions) if rotation_range is None else rotation_range
         self.flip = flip
         self.elastic = elastic
         self.thickness_range = thickness_range
@@ -293,6 +297,9 @@ class LayoutSampler:
         if not parts:
             return self._unseen_candidate(defect, size, shrink, rng)
         part = part or parts[int(rng.choice(len(parts), p=self._weights[defect]))]
+        uncut = [other for other in parts if not other.sides]
+        if part.sides and not seated and uncut:
+            part = uncut[int(rng.integers(len(uncut)))]
         stays = rng.random() < self.source_position_share or defect in self._rim
         # a shape that the frame cut off is known in part only: one made up in its likeness would be no defect's
         if rng.random() < self.procedural_share and not part.sides:
