@@ -297,8 +297,7 @@ class LayoutSampler:
         if not parts:
             return self._unseen_candidate(defect, size, shrink, rng)
         part = part or parts[int(rng.choice(len(parts), p=self._weights[defect]))]
-        uncut = [other for other in parts if not other.sides]
-        if part.sides and not seated and uncut:
+        if part.sides and not seated and (uncut := [other for other in parts if not other.sides]):
             part = uncut[int(rng.integers(len(uncut)))]
         stays = rng.random() < self.source_position_share or defect in self._rim
         # a shape that the frame cut off is known in part only: one made up in its likeness would be no defect's

@@ -159,7 +159,9 @@ class Gate:
         limits = self.rules[name]
         match name:
             case "mask":
-                return {}, int(case.foreground.sum()) >= min(limits["min_area"], self._smallest_real(case) / 2)
+                return {}, int(case.foreground.sum()) >= min(
+                    limits["min_area"], self._smallest.get((case.category, case.defect), np.inf) / 2
+                )
             case "object":
                 inside = float(object_region(case.source)[case.foreground].mean())
                 return {"on_object": inside}, inside >= limits["min_inside"]
@@ -208,10 +210,14 @@ class Gate:
         offset = measures.offset(case.change, min_contrast=min_contrast)
         return {"outside": outside, "offset": offset}, outside <= max_outside and offset <= max_offset
 
-    def _smallest_real(self, case: Case) -> float:
-        """Pixels of the smallest training defect of the type."""
-        of_type = (real for real in self.real if (real.category, real.defect) == (case.category, case.defect))
-        return min((float(real.foreground.sum()) for real in of_type), default=np.inf)
+    @cached_property
+    def _smallest(self) -> dict[tuple[str, str], int]:
+        """Category and type → pixels of the smallest training defect."""
+        smallest: dict[tuple[str, str], int] = {}
+        for real in self.real:
+            pair, area = (real.category, real.defect), int(real.foreground.sum())
+            smallest[pair] = min(area, smallest.get(pair, area))
+        return smallest
 
     def _real_step(self, case: Case) -> float:
         """Largest step at the border of a training defect of the type; of the category for a type without any."""

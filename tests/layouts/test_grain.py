@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fastsynth.data.demo import draw_normal
 from fastsynth.layouts.grain import ALONG, ANYHOW, direction, rotation_range
 from fastsynth.layouts.parts import RealMask
 from fastsynth.layouts.sampler import LayoutConfig, LayoutSampler
@@ -47,6 +48,14 @@ def test_grain_of_no_direction_runs_no_way(size):
     found = [direction(rough(seed, along=size, across=size), NOWHERE) for seed in range(8)]
     assert np.abs(np.mean(found, axis=0)).max() < 0.1
     assert rotation_range(found) == ANYHOW
+
+
+@pytest.mark.parametrize(("category", "least"), [("brushed_metal", 0.8), ("woven_fabric", 0.4)])
+def test_the_products_of_the_demo_run_one_way(category, least):
+    pictures = [draw_normal(category, size=(256, 256), rng=np.random.default_rng(seed)) for seed in range(4)]
+    found = [direction(picture, np.zeros((256, 256), bool)) for picture in pictures]
+    assert np.abs(np.mean(found, axis=0)).max() > least
+    assert rotation_range(found) == ALONG
 
 
 def test_parts_that_lie_anyhow_run_no_way_together():
