@@ -83,7 +83,7 @@ def _check(value: Any) -> None:
         raise ValueError(f"defects is {shown(defects)}; wanted every name once")
     for key, setting in value.get("gate", {}).items():
         if not all(type(item) in SCALARS for item in (setting if type(setting) is list else [setting])):
-            raise ValueError(f"{key} is {shown(setting)}; wanted a plain value or a list of them")
+            raise ValueError(f"gate has {shown(key)}: {shown(setting)}; wanted a plain value or a list of them")
 
 
 def settle_identity(folder: Path, identity: Identity) -> None:

@@ -178,6 +178,7 @@ IDENTITY = {
 
 
 @QUICK
+@example(place=("gate",), value={"\x1e": {}})
 @given(place=st.sampled_from(places(IDENTITY)), value=JSON)
 def test_any_value_in_an_identity_is_kept_or_refused_in_one_line(place, value, tmp_path):
     (tmp_path / "store.json").write_text(json.dumps(replaced(IDENTITY, place, value)))
