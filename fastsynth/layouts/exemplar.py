@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
+from fastsynth.layouts.lines import CentreLine, laid_along, mismatch
 from fastsynth.layouts.masks import warp_coordinates
 from fastsynth.layouts.parts import tight_box
 from fastsynth.layouts.placement import object_region
@@ -87,6 +88,11 @@ class Exemplar:
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         return _moments(labels == largest, origin=(self.place.left, self.place.top))
 
+    @cached_property
+    def line(self) -> CentreLine | None:
+        """That of the largest part, in the picture; None if it is no line."""
+        return CentreLine.of(self.foreground, origin=(self.place.left, self.place.top))
+
     def without_the_rest(self, *, context: float) -> "Exemplar":
         """A copy that holds no more of the picture than is looked at where crops have `context`, as in `crop_around`.
 
@@ -138,7 +144,8 @@ class ExemplarBank:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
 
         The shape's own source is taken where the mask was drawn from one; a procedural mask borrows a defect of its
-        type, at random one of those that fit, stretched so that their second moments agree.
+        type, at random one of those that fit: a line is laid along a line, everything else is stretched so that second
+        moments agree.
         inside: `instance_mask`, (side, side).
         """
         return _remapped(*self._mapped(instance, crop, category=category, seed=seed), inside)
@@ -147,26 +154,41 @@ class ExemplarBank:
         self, instance: Instance, crop: Crop, *, category: str, seed: int
     ) -> tuple[Exemplar, np.ndarray, np.ndarray]:
         """The exemplar, and x and y in its picture of every pixel of the crop: (side, side) float32 each."""
-        exemplar, warp = self._choose(instance, category, seed)
         origin = crop.left - instance.left, crop.top - instance.top
-        return exemplar, *warp_coordinates(warp, (crop.side, crop.side), origin=origin)
-
-    def _choose(self, instance: Instance, category: str, seed: int) -> tuple[Exemplar, Warp]:
         if instance.warp is not None and instance.warp.source in self.by_source:
-            return self.by_source[instance.warp.source], instance.warp
+            own = self.by_source[instance.warp.source]
+            return own, *warp_coordinates(instance.warp, (crop.side, crop.side), origin=origin)
+        rng = np.random.default_rng(seed)
+        lots = self._lots(instance, category, rng)
+        line = CentreLine.of(instance.mask)
+        if line is not None and (lines := [lot for lot in lots if lot.line is not None]):
+            borrowed = lines[_one_that_fits([mismatch(line, lot.line) for lot in lines if lot.line], rng)]
+            return borrowed, *_along(line, borrowed, crop.side, origin)
+        warps = [moment_warp(instance.mask, lot) for lot in lots]
+        chosen = _one_that_fits([_distortion(warp) for warp in warps], rng)
+        return lots[chosen], *warp_coordinates(warps[chosen], (crop.side, crop.side), origin=origin)
+
+    def _lots(self, instance: Instance, category: str, rng: np.random.Generator) -> list[Exemplar]:
+        """At most `LOTS` training defects of the instance's type."""
         pair = category, instance.defect
         if pair not in self.by_pair:
             known = ", ".join("/".join(pair) for pair in sorted(self.by_pair)) or "none"
             raise ValueError(f"no training defect {'/'.join(pair)} to start from; there are: {known}")
         choices = self.by_pair[pair]
-        rng = np.random.default_rng(seed)
-        lots = [choices[lot] for lot in rng.permutation(len(choices))[:LOTS]]
-        warps = [moment_warp(instance.mask, lot) for lot in lots]
-        distortions = np.array([_distortion(warp) for warp in warps])
-        # all that fit, not the best: the seed has to decide something, or all looks are one
-        fit = np.flatnonzero(distortions <= max(FITS, distortions.min() + FITS / 3))
-        chosen = int(rng.choice(fit))
-        return lots[chosen], warps[chosen]
+        return [choices[lot] for lot in rng.permutation(len(choices))[:LOTS]]
+
+
+def _one_that_fits(distortions: Sequence[float], rng: np.random.Generator) -> int:
+    """Of all that fit, not the best: the seed has to decide something, or all looks are one."""
+    return int(rng.choice(np.flatnonzero(np.array(distortions) <= max(FITS, min(distortions) + FITS / 3))))
+
+
+def _along(line: CentreLine, exemplar: Exemplar, side: int, origin: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """`warp_coordinates` of a line-like exemplar that is laid along the drawn line."""
+    assert exemplar.line is not None
+    y, x = np.indices((side, side), np.float64).reshape(2, -1)
+    map_x, map_y = laid_along(line, exemplar.line, np.stack([x + origin[0], y + origin[1]], axis=1)).T
+    return map_x.reshape(side, side).astype(np.float32), map_y.reshape(side, side).astype(np.float32)
 
 
 def _remapped(exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> np.ndarray:
