@@ -12,14 +12,18 @@ import numpy as np
 
 SIDE = 256
 """Longer side of the pictures that are looked at; larger ones are averaged over blocks."""
+BLACK = 0.04
+"""What is darker than this share of the brightest block shows nothing: the ground beside a strip, the corners of a
+scan. It has rank 0 and counts for no other's, or half a picture of it would squeeze what is seen into the other ranks.
+"""
 RING = 4
 """Width of what is looked at beside a shape, in those pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Brightness:
-    """size: H, W of the picture. small: (h, w) float32, means over blocks of step×step pixels. levels: (h·w,) the same
-    in ascending order."""
+    """size: H, W of the picture. small: (h, w) float32, means over blocks of step×step pixels. levels: (n,) those that
+    are not black, in ascending order."""
 
     size: tuple[int, int]
     small: np.ndarray
@@ -34,7 +38,8 @@ class Brightness:
         blocks = -(-height // step), -(-width // step)
         reduced = cv2.resize(image, blocks[::-1], interpolation=cv2.INTER_AREA).reshape(*blocks, -1)
         small = reduced.mean(axis=2, dtype=np.float32)
-        return cls((height, width), small, np.sort(small, axis=None), step)
+        seen = small[small >= BLACK * small.max()]
+        return cls((height, width), small, np.sort(seen), step)
 
     def free_of(self, marked: np.ndarray) -> np.ndarray:
         """(h, w) bool: blocks that have no `marked` pixel, (H, W) bool, and no neighbour that has."""

@@ -10,8 +10,8 @@ from fastsynth.layouts.surroundings import Brightness
 
 
 def ramp(height=100, width=200, dtype=np.uint8, channels=1) -> np.ndarray:
-    """From black at the left to the dtype's white at the right."""
-    levels = np.linspace(0, np.iinfo(dtype).max, width).astype(dtype)
+    """From nearly black at the left to the dtype's white at the right."""
+    levels = np.linspace(np.iinfo(dtype).max // 20, np.iinfo(dtype).max, width).astype(dtype)
     return np.broadcast_to(levels[None, :, None], (height, width, channels)).copy()
 
 
@@ -139,3 +139,18 @@ def test_a_shape_upside_down_goes_to_edges_that_are_dark_above():
     opposite = {"left": "right", "top": "bottom", "right": "left", "bottom": "top"}
     assert turned.surroundings == {opposite[side]: rank for side, rank in part.surroundings.items()}
     assert turned.surroundings["top"] < 0.4 < turned.surroundings["bottom"]
+
+
+@pytest.mark.parametrize("black", [0, 30, 56])
+def test_ground_that_shows_nothing_squeezes_no_ranks(black):
+    """A strip that fills the picture, and one beside black ground: the same places have the same ranks."""
+    strip = ramp() // 2 + 80
+    image = np.concatenate([np.full((100, black, 1), 3, np.uint8), strip], axis=1)
+    shape = np.pad(disc(100.0), ((0, 0), (black, 0)))
+    assert around(image, shape, shape) == pytest.approx(
+        {"left": 0.445, "top": 0.5, "right": 0.555, "bottom": 0.5}, abs=0.03
+    )
+
+
+def test_a_black_picture_has_ranks():
+    assert set(around(np.zeros((100, 200, 1), np.uint8), disc(100.0), disc(100.0)).values()) == {0.5}

@@ -10,7 +10,16 @@ import torch
 
 from fastsynth.augment import build_augmentation
 from fastsynth.augment_config import AugmentConfig
-from segment.data import CropDataset, ItemCache, TrainingItem, cut, decode_item, full_range, to_tensor
+from segment.data import (
+    CropDataset,
+    ItemCache,
+    TrainingItem,
+    cut,
+    decode_item,
+    full_range,
+    resize_foreground,
+    to_tensor,
+)
 
 
 def write_item(folder, name, defect=None, *, size=(60, 80), spots=((30, 40),), synthetic=False, dtype=np.uint8):
@@ -309,3 +318,28 @@ def test_pictures_of_twelve_bit_are_seen_as_those_of_eight(tmp_path):
     offset = TrainingItem(tmp_path / "offset.png", None, None)
     cv2.imwrite(str(offset.image_path), twelve + 32768)
     np.testing.assert_allclose(to_tensor(decode_item(offset).image), to_tensor(eight), atol=1e-4)
+
+
+class TestShrunkLabels:
+    @pytest.mark.parametrize("side", [100, 128, 150, 199, 254])
+    @pytest.mark.parametrize("end", [(255, 255), (255, 90), (30, 255)])
+    def test_a_line_of_one_pixel_stays_one_piece(self, side, end):
+        mask = cv2.line(np.zeros((256, 256), np.uint8), (10, 10), end, 1)
+        pieces, _ = cv2.connectedComponents(resize_foreground(mask, side).astype(np.uint8), connectivity=8)
+        assert pieces - 1 == 1
+
+    @pytest.mark.parametrize("side", [100, 128, 150, 199])
+    def test_a_large_region_keeps_its_area(self, side):
+        mask = cv2.circle(np.zeros((256, 256), np.uint8), (120, 130), 80, 1, cv2.FILLED)
+        assert resize_foreground(mask, side).mean() == pytest.approx(mask.mean(), rel=0.02)
+
+    def test_a_speck_of_one_pixel_is_still_there_and_as_small_as_can_be(self):
+        mask = np.zeros((256, 256), np.uint8)
+        mask[100, 77] = 1
+        shrunk = resize_foreground(mask, 100)
+        assert 1 <= shrunk.sum() <= 4
+        assert abs(np.argwhere(shrunk).mean(axis=0) * 2.56 - [100, 77]).max() < 2.56
+
+    def test_enlarged_pixels_are_repeated(self):
+        mask = (np.random.default_rng(0).random((32, 32)) < 0.3).astype(np.uint8)
+        np.testing.assert_array_equal(resize_foreground(mask, 64), mask.repeat(2, 0).repeat(2, 1) > 0)
