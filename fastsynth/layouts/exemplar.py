@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
-from fastsynth.layouts.lines import CentreLine, laid_along, mismatch
+from fastsynth.layouts.lines import CentreLine, line_coordinates, mismatch
 from fastsynth.layouts.masks import warp_coordinates
 from fastsynth.layouts.parts import tight_box
 from fastsynth.layouts.placement import object_region
@@ -127,7 +127,7 @@ class ExemplarBank:
         """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1]."""
         clean = ValueRange.of(background).to_float(cut(background, crop))
         inside = instance_mask(instance, crop)
-        exemplar, map_x, map_y = self._mapped(instance, crop, category=category, seed=seed)
+        exemplar, map_x, map_y = self._mapped(instance, crop, inside, category=category, seed=seed)
         around = ring(inside, width=4)
         defect = _lit(
             _remapped(exemplar, map_x, map_y, inside),
@@ -148,10 +148,10 @@ class ExemplarBank:
         moments agree.
         inside: `instance_mask`, (side, side).
         """
-        return _remapped(*self._mapped(instance, crop, category=category, seed=seed), inside)
+        return _remapped(*self._mapped(instance, crop, inside, category=category, seed=seed), inside)
 
     def _mapped(
-        self, instance: Instance, crop: Crop, *, category: str, seed: int
+        self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int
     ) -> tuple[Exemplar, np.ndarray, np.ndarray]:
         """The exemplar, and x and y in its picture of every pixel of the crop: (side, side) float32 each."""
         origin = crop.left - instance.left, crop.top - instance.top
@@ -162,8 +162,9 @@ class ExemplarBank:
         lots = self._lots(instance, category, rng)
         line = CentreLine.of(instance.mask)
         if line is not None and (lines := [lot for lot in lots if lot.line is not None]):
-            borrowed = lines[_one_that_fits([mismatch(line, lot.line) for lot in lines if lot.line], rng)]
-            return borrowed, *_along(line, borrowed, crop.side, origin)
+            real = [lot.line for lot in lines if lot.line is not None]
+            chosen = _one_that_fits([mismatch(line, one) for one in real], rng)
+            return lines[chosen], *line_coordinates(line, real[chosen], inside, origin=origin)
         warps = [moment_warp(instance.mask, lot) for lot in lots]
         chosen = _one_that_fits([_distortion(warp) for warp in warps], rng)
         return lots[chosen], *warp_coordinates(warps[chosen], (crop.side, crop.side), origin=origin)
@@ -181,14 +182,6 @@ class ExemplarBank:
 def _one_that_fits(distortions: Sequence[float], rng: np.random.Generator) -> int:
     """Of all that fit, not the best: the seed has to decide something, or all looks are one."""
     return int(rng.choice(np.flatnonzero(np.array(distortions) <= max(FITS, min(distortions) + FITS / 3))))
-
-
-def _along(line: CentreLine, exemplar: Exemplar, side: int, origin: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """`warp_coordinates` of a line-like exemplar that is laid along the drawn line."""
-    assert exemplar.line is not None
-    y, x = np.indices((side, side), np.float64).reshape(2, -1)
-    map_x, map_y = laid_along(line, exemplar.line, np.stack([x + origin[0], y + origin[1]], axis=1)).T
-    return map_x.reshape(side, side).astype(np.float32), map_y.reshape(side, side).astype(np.float32)
 
 
 def _remapped(exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ LONGEST = 2.0
 """Length of a line that is looked at, in diagonals of its box: what is no line is seldom skeletonised."""
 WIDTHS = 0.5, 2.0
 """What a line may be made narrower or wider by."""
+NEAR = 8
+"""Pixels beside a drawn line where it matters what the real one shows: its light is looked at there."""
 SHORTEST = 8
 """Pixels of a centre line."""
 NEIGHBOURS = (0, 1), (1, -1), (1, 0), (1, 1)
@@ -152,6 +154,21 @@ def laid_along(drawn: CentreLine, real: CentreLine, pixels: np.ndarray) -> np.nd
     normals = np.stack([-tangents[:, 1], tangents[:, 0]], axis=1)
     found: np.ndarray = points + beside[:, None] * normals + beyond[:, None] * tangents
     return found
+
+
+def line_coordinates(
+    drawn: CentreLine, real: CentreLine, inside: np.ndarray, *, origin: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`masks.warp_coordinates` of a real line that is laid along the drawn one: x and y, (h, w) float32 each.
+
+    inside: (h, w) bool, the drawn shape. More than `NEAR` pixels beside it all look at the middle of the real line.
+    origin: x, y of the upper left pixel, as the drawn line counts them.
+    """
+    near = cv2.dilate(inside.astype(np.uint8), np.ones((2 * NEAR + 1, 2 * NEAR + 1), np.uint8)) > 0
+    y, x = np.nonzero(near)
+    map_x, map_y = (np.full(inside.shape, middle, np.float32) for middle in real.at(np.array([real.length / 2]))[0][0])
+    map_x[y, x], map_y[y, x] = laid_along(drawn, real, np.stack([x, y], axis=1) + np.array(origin, np.float64)).T
+    return map_x, map_y
 
 
 def mismatch(drawn: CentreLine, real: CentreLine) -> float:
