@@ -27,6 +27,8 @@ WIDEST = 12.0
 `LONG_LINE`. What is wider shows the surface inside, whose weave or grain must not bend."""
 STRETCH = 2.0
 """How much more a line may be stretched lengthwise than across before it is laid to and fro."""
+BROADEST = 100.0
+"""Pixels across the broadest place of a line: skeletons of what is broader take half a minute."""
 LONGEST = 2.0
 """Length of a line that is looked at, in diagonals of its box: what is no line is seldom skeletonised."""
 WIDTHS = 0.5, 2.0
@@ -64,18 +66,19 @@ class CentreLine:
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         left, top, columns, rows, area = (int(value) for value in stats[largest])
-        if LINE_LIKE * area > LONGEST**2 * (columns**2 + rows**2):
+        if not _is_line(area, LONGEST * float(np.hypot(columns, rows))):
             return None
         piece = np.pad(labels[top : top + rows, left : left + columns] == largest, 1)
+        distance = cv2.distanceTransform(piece.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+        if 2 * distance.max() > BROADEST:
+            return None
         ways = _ways(skeletonize(piece))
         if len(ways[0]) < SHORTEST:
             return None
-        distance = cv2.distanceTransform(piece.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
         line = cls(*_smooth(ways[0], distance, both_ends=True))
         for way in ways[1:]:
             line = line._with_branch(*_smooth(way, distance, both_ends=False)[:-1])
-        width = area / line.length
-        if line.length < LINE_LIKE * width or width > WIDEST * max(1.0, line.length / LONG_LINE):
+        if not _is_line(area, line.length):
             return None
         shift = np.array([left - 1 + origin[0], top - 1 + origin[1]])
         return replace(line, points=line.points + shift)
@@ -180,6 +183,11 @@ def mismatch(drawn: CentreLine, real: CentreLine) -> float:
     across = float(np.clip(real.half_width / drawn.half_width, *WIDTHS))
     stretch = np.log(real.length / drawn.length / across)
     return float(np.hypot(np.sqrt(2) * np.arccos(min(cosine, 1.0)), stretch / np.sqrt(2)))
+
+
+def _is_line(area: int, length: float) -> bool:
+    width = area / length
+    return length >= LINE_LIKE * width and width <= WIDEST * max(1.0, length / LONG_LINE)
 
 
 def _ways(skeleton: np.ndarray) -> list[np.ndarray]:
