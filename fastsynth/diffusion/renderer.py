@@ -94,7 +94,8 @@ class FASTRenderer:
             ]
         )
         masks = np.stack([mask_to_model(job.foreground, size=size) for job in jobs])
-        sources = np.stack([to_model(job.source, size=size, values=ValueRange(-1.0, 1.0)) for job in jobs])
+        # what is brighter or darker than the background's picture is added back with the change
+        sources = np.stack([to_model(job.source, size=size, values=ValueRange(-1.0, 1.0)) for job in jobs]).clip(-1, 1)
         output = self.pipeline(
             torch.from_numpy(pictures),
             torch.from_numpy(masks),

@@ -124,8 +124,12 @@ class ExemplarBank:
     def warped_into(
         self, background: np.ndarray, instance: Instance, crop: Crop, *, category: str, seed: int
     ) -> np.ndarray:
-        """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1]."""
-        clean = ValueRange.of(background).to_float(cut(background, crop))
+        """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1].
+
+        In 16 bit a defect may be brighter or darker than all of the background's picture, and leave [-1, 1].
+        """
+        values = ValueRange.of(background)
+        clean = values.to_float(cut(background, crop))
         inside = instance_mask(instance, crop)
         exemplar, map_x, map_y = self._mapped(instance, crop, inside, category=category, seed=seed)
         around = ring(inside, width=4)
@@ -138,7 +142,8 @@ class ExemplarBank:
         )
         beyond = ~cut_mask(np.ones(background.shape[:2], bool), crop)
         weight = feather_weight(inside, 2.0, beyond=beyond)[..., None]
-        return np.clip(clean + weight * (defect - clean), -1, 1).astype(np.float32)
+        held = values.to_float(np.array([0, np.iinfo(background.dtype).max]))
+        return np.clip(clean + weight * (defect - clean), *held).astype(np.float32)
 
     def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
         """The instance's exemplar in the crop's place, with its own surroundings: (side, side, C) float32 in [-1, 1].
@@ -370,14 +375,14 @@ def with_contrast_of(source: np.ndarray, drawn: np.ndarray, foreground: np.ndarr
     A denoiser that has seen few defects draws towards their mean: lines come out paler than it started from, and a
     pale crack is what every mark on a sound surface looks like.
 
-    source, drawn: (h, w, C) float in [-1, 1]. foreground: (h, w) bool.
+    source, drawn: (h, w, C) float in [-1, 1]. foreground: (h, w) bool. What is returned may leave [-1, 1] a little.
     """
     tone = source[foreground].mean(axis=0)
     wanted, found = source[foreground] - tone, drawn[foreground] - drawn[foreground].mean(axis=0)
     gain = np.clip(wanted.std() / max(float(found.std()), 1e-3), *CONTRAST_GAINS)
     kept = drawn.copy()
     kept[foreground] = tone + gain * found
-    return np.clip(kept, -1, 1)
+    return kept
 
 
 def like_channels(image: np.ndarray, channels: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastsynth.diffusion.views import defect_views
-from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut
+from fastsynth.layouts.crop import Crop, ValueRange, crop_around, cut, paste
 from fastsynth.layouts.exemplar import (
     Exemplar,
     ExemplarBank,
@@ -252,6 +252,21 @@ class TestElsewhere:
         np.testing.assert_array_equal(
             pasted[outside], ValueRange.of(background).to_float(cut(background, crop))[outside]
         )
+
+    @pytest.mark.parametrize("lesion", [1800, 300])
+    def test_a_16_bit_defect_may_be_brighter_or_darker_than_all_of_the_background(self, lesion):
+        """Tissue is 1,000 in both pictures: what is drawn is as bright as the lesion was, up to the feathered rim."""
+        tissue = np.random.default_rng(0).integers(950, 1050, (2, 90, 120, 1)).astype(np.uint16)
+        foreground = ellipse()
+        tissue[0][foreground] = lesion
+        tissue[:, 0, 0] = 0
+        own = Exemplar(tissue[0], foreground, "tile", "dent", SOURCE)
+        instance = instance_of(foreground, warp_to=SOURCE)
+        crop = crop_around(instance.bbox, image_size=(90, 120))
+        image = tissue[1].copy()
+        drawn = ExemplarBank([own]).warped_into(tissue[1], instance, crop, category="tile", seed=0)
+        paste(image, drawn, crop, instance_mask(instance, crop), values=ValueRange.of(tissue[1]))
+        assert np.median(image[foreground]) == pytest.approx(lesion, rel=0.06)
 
 
 def of_axes(longer: int, shorter: int, *, angle: float) -> Exemplar:
