@@ -31,6 +31,10 @@ BROADEST = 100.0
 """Pixels across the broadest place of a line: skeletons of what is broader take half a minute."""
 LONGEST = 2.0
 """Length of a line that is looked at, in diagonals of its box: what is no line is seldom skeletonised."""
+TANGLED = 4.0
+"""Pixels of a skeleton, in diagonals of its box, from which on it is a net and no line."""
+MOST_BRANCHES = 32
+"""Ways that a skeleton may have beside each other; with more it is a net, too."""
 WIDTHS = 0.5, 2.0
 """What a line may be made narrower or wider by."""
 NEAR = 8
@@ -72,8 +76,11 @@ class CentreLine:
         distance = cv2.distanceTransform(piece.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
         if 2 * distance.max() > BROADEST:
             return None
-        ways = _ways(skeletonize(piece))
-        if len(ways[0]) < SHORTEST:
+        skeleton = skeletonize(piece)
+        if np.count_nonzero(skeleton) > TANGLED * float(np.hypot(columns, rows)):
+            return None
+        ways = _ways(skeleton)
+        if len(ways[0]) < SHORTEST or len(ways) > MOST_BRANCHES:
             return None
         line = cls(*_smooth(ways[0], distance, both_ends=True))
         for way in ways[1:]:
@@ -206,6 +213,8 @@ def _ways(skeleton: np.ndarray) -> list[np.ndarray]:
             node = int(before[node])
         if len(way) > 1 or not found:
             found.append(pixels[way[::-1]])
+        if len(found) > MOST_BRANCHES:
+            break
     return found
 
 

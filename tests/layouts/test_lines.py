@@ -27,6 +27,13 @@ def bar(x0=20, x1=220, y=60, *, width=5) -> np.ndarray:
     return mask
 
 
+def comb(teeth: int) -> np.ndarray:
+    """A bar with short teeth."""
+    mask = np.pad(bar(20, 20 + 5 * teeth, width=1), ((0, 0), (0, 100)))
+    mask[61:66, 22 : 22 + 5 * teeth : 5] = True
+    return mask
+
+
 def wave(amplitude=15.0) -> np.ndarray:
     """Points (n, 2) of one period of a sine, 200 pixels long."""
     x = np.linspace(0, 200, 400)
@@ -87,11 +94,17 @@ class TestWhatIsNoLine:
             cv2.ellipse(np.zeros((60, 60), np.uint8), (30, 30), (20, 12), 0, 0, 360, 1, cv2.FILLED) > 0,
             bar(width=25),
             bar(20, 30, width=5),
+            np.random.default_rng(0).random((200, 200)) < 0.4,
+            (np.indices((200, 200)) % 20 < 2).any(axis=0),
+            comb(40),
         ],
-        ids=["pixel", "two pixels", "box", "ellipse", "wide bar", "short bar"],
+        ids=["pixel", "two pixels", "box", "ellipse", "wide bar", "short bar", "noise", "net", "comb"],
     )
     def test_it_has_none(self, mask):
         assert CentreLine.of(mask) is None
+
+    def test_a_comb_of_few_teeth_is_a_line_with_branches(self):
+        assert line_of(comb(20)).trunk < len(line_of(comb(20)).points)
 
     def test_a_ring_has_one_that_covers_it(self):
         ring = cv2.circle(np.zeros((120, 120), np.uint8), (60, 60), 45, 1, thickness=3) > 0
