@@ -20,6 +20,8 @@ from skimage.morphology import skeletonize
 
 from fastsynth.layouts.procedural import LONG_LINE
 
+MOST = 0.9
+"""Share of a mask that its largest piece has to be: other pieces lie beside its line, where no defect is."""
 LINE_LIKE = 4.0
 """Length of a centre line, in mean widths of its shape, from which on the shape is a line."""
 WIDEST = 12.0
@@ -63,14 +65,14 @@ class CentreLine:
 
     @classmethod
     def of(cls, mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> Self | None:
-        """That of the largest piece of `mask`, (h, w) bool, not empty. None if it is no line.
+        """That of the largest piece of `mask`, (h, w) bool, not empty. None if it is no line, or not nearly all.
 
         origin: x, y of the mask's upper left pixel.
         """
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         left, top, columns, rows, area = (int(value) for value in stats[largest])
-        if not _is_line(area, LONGEST * float(np.hypot(columns, rows))):
+        if area < MOST * np.count_nonzero(mask) or not _is_line(area, LONGEST * float(np.hypot(columns, rows))):
             return None
         piece = np.pad(labels[top : top + rows, left : left + columns] == largest, 1)
         distance = cv2.distanceTransform(piece.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
@@ -157,8 +159,14 @@ def laid_along(drawn: CentreLine, real: CentreLine, pixels: np.ndarray) -> np.nd
     across = float(np.clip(real.half_width / drawn.half_width, *WIDTHS))
     lengthwise = float(np.clip(real.length / drawn.length, across / STRETCH, across * STRETCH))
     on_line = along.clip(0, drawn.length)
-    walked = (lengthwise * on_line) % (2 * real.length)
-    points, tangents, real_half = real.at(real.length - np.abs(real.length - walked))
+    walked = lengthwise * on_line
+    if lengthwise * drawn.length > real.length:
+        # at its very ends a line shows what annotators leave around it: turned there it would have gaps
+        inset = min(2 * real.half_width, real.length / 4)
+        inner = real.length - 2 * inset
+        turned = inset + inner - np.abs(inner - (walked - inset) % (2 * inner))
+        walked = np.where(walked < inset, walked, turned)
+    points, tangents, real_half = real.at(walked)
     beside = beside * np.clip(real_half / half, *WIDTHS)
     beyond = across * (along - on_line)
     normals = np.stack([-tangents[:, 1], tangents[:, 0]], axis=1)

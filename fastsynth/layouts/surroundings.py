@@ -13,7 +13,7 @@ import numpy as np
 SIDE = 256
 """Longer side of the pictures that are looked at; larger ones are averaged over blocks."""
 BLACK = 0.04
-"""What is darker than this share of the brightest block shows nothing: the ground beside a strip, the corners of a
+"""What is darker than this share of the brightest blocks shows nothing: the ground beside a strip, the corners of a
 scan. It has rank 0 and counts for no other's, or half a picture of it would squeeze what is seen into the other ranks.
 """
 RING = 4
@@ -38,7 +38,9 @@ class Brightness:
         blocks = -(-height // step), -(-width // step)
         reduced = cv2.resize(image, blocks[::-1], interpolation=cv2.INTER_AREA).reshape(*blocks, -1)
         small = reduced.mean(axis=2, dtype=np.float32)
-        seen = small[small >= BLACK * small.max()]
+        # stored values may start anywhere in 16 bit, and one may be a detector's dead pixel
+        low, bright = 0.0 if image.dtype == np.uint8 else float(image.min()), float(np.percentile(small, 99))
+        seen = small[small >= low + BLACK * (bright - low)]
         return cls((height, width), small, np.sort(seen), step)
 
     def free_of(self, marked: np.ndarray) -> np.ndarray:

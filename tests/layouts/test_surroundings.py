@@ -154,3 +154,10 @@ def test_ground_that_shows_nothing_squeezes_no_ranks(black):
 
 def test_a_black_picture_has_ranks():
     assert set(around(np.zeros((100, 200, 1), np.uint8), disc(100.0), disc(100.0)).values()) == {0.5}
+
+
+def test_one_dead_pixel_blinds_no_ranks():
+    image = ramp(dtype=np.uint16) // 32 + 800
+    image[5, 5] = 65535
+    found = around(image, disc(100.0), disc(100.0))
+    assert found == pytest.approx({"left": 0.445, "top": 0.5, "right": 0.555, "bottom": 0.5}, abs=0.03)
