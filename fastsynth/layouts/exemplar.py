@@ -13,6 +13,7 @@ import numpy as np
 from fastsynth.layouts.crop import Crop, ValueRange, cut, cut_mask, feather_weight, ring
 from fastsynth.layouts.lines import CentreLine, line_coordinates, mismatch
 from fastsynth.layouts.masks import warp_coordinates
+from fastsynth.layouts.moments import least_turn, moments_of
 from fastsynth.layouts.parts import tight_box
 from fastsynth.layouts.placement import object_region
 from fastsynth.types import Instance, Warp
@@ -21,14 +22,10 @@ REACH = 1.5
 """What is kept around a defect, in units of context × its longer side: training zooms out by up to 1.4, and moves."""
 MIN_REACH = 96
 """Pixels kept around a small one, whose surroundings are looked at in pixels."""
-STRETCH = 2.0
-"""How much more a borrowed defect may be stretched in one direction than in the other before it is turned instead."""
 LOTS = 16
 """Defects drawn at random for a made-up shape; one of those that fit is borrowed."""
 FITS = 0.3
 """`_distortion` of a warp that nobody sees: 12 degrees of turn, or stretched by half."""
-TURNS = 31
-"""Angles tried from none to the whole way: steps of at most 3 degrees."""
 CONTRAST_GAINS = 0.5, 2.0
 """What a drawn defect's contrast may be multiplied by to be that of its exemplar."""
 LIGHT_SIDE = 48
@@ -86,7 +83,7 @@ class Exemplar:
         """Centre x, y in the picture and covariance (2, 2) of the largest part."""
         _, labels, stats, _ = cv2.connectedComponentsWithStats(self.foreground.astype(np.uint8))
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-        return _moments(labels == largest, origin=(self.place.left, self.place.top))
+        return moments_of(labels == largest, origin=(self.place.left, self.place.top))
 
     @cached_property
     def line(self) -> CentreLine | None:
@@ -126,23 +123,28 @@ class ExemplarBank:
     ) -> np.ndarray:
         """`background`'s crop with the instance's exemplar pasted in: (side, side, C) float32 in [-1, 1].
 
-        In 16 bit a defect may be brighter or darker than all of the background's picture, and leave [-1, 1].
+        In 16 bit a defect may be brighter or darker than all of the background's picture, and leave [-1, 1], but no
+        further than its own picture's range.
         """
-        values = ValueRange.of(background)
-        clean = values.to_float(cut(background, crop))
         inside = instance_mask(instance, crop)
         exemplar, map_x, map_y = self._mapped(instance, crop, inside, category=category, seed=seed)
         around = ring(inside, width=4)
+        own, scale = _scales(exemplar, background)
         defect = _lit(
-            _remapped(exemplar, map_x, map_y, inside),
-            clean,
+            _remapped(exemplar, map_x, map_y, inside, values=own),
+            scale.to_float(cut(background, crop)),
             inside,
             around_own=around & _surface(exemplar, map_x, map_y),
             around=around & cut_mask(object_region(background), crop),
         )
+        values = ValueRange.of(background)
+        clean, held = values.to_float(cut(background, crop)), np.array([-1.0, 1.0])
+        if own == scale != values:
+            defect = values.to_float((defect + 1) * np.float32(scale.high / 2))
+            ranges = values, exemplar.place.values
+            held = values.to_float(np.array([min(r.low for r in ranges), max(r.high for r in ranges)]))
         beyond = ~cut_mask(np.ones(background.shape[:2], bool), crop)
         weight = feather_weight(inside, 2.0, beyond=beyond)[..., None]
-        held = values.to_float(np.array([0, np.iinfo(background.dtype).max]))
         return np.clip(clean + weight * (defect - clean), *held).astype(np.float32)
 
     def warped(self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int) -> np.ndarray:
@@ -153,7 +155,8 @@ class ExemplarBank:
         moments agree.
         inside: `instance_mask`, (side, side).
         """
-        return _remapped(*self._mapped(instance, crop, inside, category=category, seed=seed), inside)
+        exemplar, map_x, map_y = self._mapped(instance, crop, inside, category=category, seed=seed)
+        return _remapped(exemplar, map_x, map_y, inside, values=exemplar.place.values)
 
     def _mapped(
         self, instance: Instance, crop: Crop, inside: np.ndarray, *, category: str, seed: int
@@ -189,8 +192,22 @@ def _one_that_fits(distortions: Sequence[float], rng: np.random.Generator) -> in
     return int(rng.choice(np.flatnonzero(np.array(distortions) <= max(FITS, min(distortions) + FITS / 3))))
 
 
-def _remapped(exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """What the exemplar's picture shows at the places of the maps; `inside` the shape always the defect."""
+def _scales(exemplar: Exemplar, background: np.ndarray) -> tuple[ValueRange, ValueRange]:
+    """What the two are made floats by before their light is compared: as they are stored where both are of one depth,
+    so that -1 is black in both, else each by its own range."""
+    if exemplar.image.dtype == background.dtype:
+        whole = ValueRange(0.0, float(np.iinfo(background.dtype).max))
+        return whole, whole
+    return exemplar.place.values, ValueRange.of(background)
+
+
+def _remapped(
+    exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray, *, values: ValueRange
+) -> np.ndarray:
+    """What the exemplar's picture shows at the places of the maps; `inside` the shape always the defect.
+
+    values: what its pixels are made floats by.
+    """
     place = exemplar.place
     x0, y0, x1, y1 = tight_box(exemplar.foreground)
     # of a large picture only the part that is looked at becomes floats
@@ -200,7 +217,7 @@ def _remapped(exemplar: Exemplar, map_x: np.ndarray, map_y: np.ndarray, inside: 
     looked_at = np.s_[top - place.top : rows.stop - place.top, left - place.left : columns.stop - place.left]
     map_x, map_y = map_x - left, map_y - top
     _mirror_into(exemplar.foreground[looked_at], map_x, map_y, inside)
-    pixels = place.values.to_float(exemplar.image[looked_at])
+    pixels = values.to_float(exemplar.image[looked_at])
     # linear interpolation flattens hair-thin lines more, but OpenCV's cubic never returns from one row or column
     method = cv2.INTER_CUBIC if min(pixels.shape[:2]) > 1 else cv2.INTER_LINEAR
     defect = cv2.remap(pixels, map_x, map_y, method, borderMode=cv2.BORDER_REFLECT_101)
@@ -232,9 +249,9 @@ def moment_warp(mask: np.ndarray, exemplar: Exemplar) -> Warp:
     Of all the maps that do, it turns least: the grain of a surface runs on in the defect. Only a shape that would be
     stretched out of its proportions by more than `STRETCH` is turned, towards the exemplar's longest line.
     """
-    centre_from, spread_from = _moments(mask)
+    centre_from, spread_from = moments_of(mask)
     centre_to, spread_to = exemplar.moments
-    linear = _least_turn(spread_from, spread_to)
+    linear = least_turn(spread_from, spread_to)
     matrix = np.column_stack([linear, centre_to - linear @ centre_from])
     a, b, c, d, e, f = (float(value) for value in matrix.ravel())
     return Warp(source=exemplar.source, matrix=(a, b, c, d, e, f))
@@ -245,36 +262,6 @@ def _distortion(warp: Warp) -> float:
     a, b, _, d, e, _ = warp.matrix
     linear = np.array([[a, b], [d, e]])
     return float(np.linalg.norm(linear / np.sqrt(np.linalg.det(linear)) - np.eye(2)))
-
-
-def _least_turn(spread_from: np.ndarray, spread_to: np.ndarray) -> np.ndarray:
-    """L (2, 2) with L A Lᵀ = B of covariances A and B, its turn as small as `STRETCH` allows.
-
-    Without a turn it is the symmetric one, A^-½ (A^½ B A^½)^½ A^-½, the optimal transport of normal distributions.
-    """
-    turn = _direction(spread_to) - _direction(spread_from)
-    turn = (turn + np.pi / 2) % np.pi - np.pi / 2  # a line has no head
-    for angle in np.linspace(0, turn, TURNS):
-        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        root = _root(rotation @ spread_from @ rotation.T)
-        inverse = np.linalg.inv(root)
-        stretch = inverse @ _root(root @ spread_to @ root) @ inverse
-        if np.linalg.cond(stretch) <= STRETCH:
-            break
-    linear: np.ndarray = stretch @ rotation
-    return linear
-
-
-def _direction(spread: np.ndarray) -> float:
-    """Angle of the longest axis, in radians."""
-    return float(np.arctan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1]) / 2)
-
-
-def _root(spread: np.ndarray) -> np.ndarray:
-    """The symmetric square root of a positive definite (2, 2)."""
-    area = np.sqrt(np.linalg.det(spread))
-    root: np.ndarray = (spread + area * np.eye(2)) / np.sqrt(np.trace(spread) + 2 * area)  # Cayley-Hamilton
-    return root
 
 
 def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, inside: np.ndarray) -> None:
@@ -307,17 +294,6 @@ def _mirror_into(foreground: np.ndarray, map_x: np.ndarray, map_y: np.ndarray, i
     mirrored = nearest + inwards * np.maximum(1 - EDGE / np.maximum(distance, EDGE), 0)
     mirrored = np.where(covered(*mirrored.T)[:, None], mirrored, nearest)
     map_x[rows, columns], map_y[rows, columns] = mirrored.T
-
-
-def _moments(mask: np.ndarray, *, origin: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (x, y) and covariance (2, 2), in pixels and pixels².
-
-    origin: x, y of the mask's upper left pixel.
-    """
-    y, x = np.nonzero(mask)
-    points = np.stack([x + origin[0], y + origin[1]]).astype(np.float64)
-    spread = np.cov(points) if points.shape[1] > 1 else np.zeros((2, 2))
-    return points.mean(1), spread + 0.1 * np.eye(2)  # a single row of pixels still has a width
 
 
 def _lit(

@@ -30,7 +30,7 @@ WIDEST = 12.0
 STRETCH = 2.0
 """How much more a line may be stretched lengthwise than across before it is laid to and fro."""
 BROADEST = 100.0
-"""Pixels across the broadest place of a line: skeletons of what is broader take half a minute."""
+"""Pixels across the broadest place of a line: skeletons of what is broader take long."""
 LONGEST = 2.0
 """Length of a line that is looked at, in diagonals of its box: what is no line is seldom skeletonised."""
 TANGLED = 4.0
@@ -72,22 +72,24 @@ class CentreLine:
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
         left, top, columns, rows, area = (int(value) for value in stats[largest])
-        if area < MOST * np.count_nonzero(mask) or not _is_line(area, LONGEST * float(np.hypot(columns, rows))):
+        diagonal = float(np.hypot(columns, rows))
+        could_be = _is_line(area, LONGEST * diagonal, drawn=TANGLED * diagonal)
+        if area < MOST * np.count_nonzero(mask) or not could_be:
             return None
         piece = np.pad(labels[top : top + rows, left : left + columns] == largest, 1)
         distance = cv2.distanceTransform(piece.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
         if 2 * distance.max() > BROADEST:
             return None
         skeleton = skeletonize(piece)
-        if np.count_nonzero(skeleton) > TANGLED * float(np.hypot(columns, rows)):
+        if np.count_nonzero(skeleton) > TANGLED * diagonal:
             return None
-        ways = _ways(skeleton)
+        ways = _ways(skeleton, distance)
         if len(ways[0]) < SHORTEST or len(ways) > MOST_BRANCHES:
             return None
         line = cls(*_smooth(ways[0], distance, both_ends=True))
         for way in ways[1:]:
             line = line._with_branch(*_smooth(way, distance, both_ends=False)[:-1])
-        if not _is_line(area, line.length):
+        if not _is_line(area, line.length, drawn=line.length + sum(len(way) for way in ways[1:])):
             return None
         shift = np.array([left - 1 + origin[0], top - 1 + origin[1]])
         return replace(line, points=line.points + shift)
@@ -200,13 +202,17 @@ def mismatch(drawn: CentreLine, real: CentreLine) -> float:
     return float(np.hypot(np.sqrt(2) * np.arccos(min(cosine, 1.0)), stretch / np.sqrt(2)))
 
 
-def _is_line(area: int, length: float) -> bool:
-    width = area / length
+def _is_line(area: int, length: float, *, drawn: float) -> bool:
+    """length: of the trunk. drawn: of trunk and branches together."""
+    width = area / drawn
     return length >= LINE_LIKE * width and width <= WIDEST * max(1.0, length / LONG_LINE)
 
 
-def _ways(skeleton: np.ndarray) -> list[np.ndarray]:
-    """Pixels (n, 2), x and y, of the longest of all shortest ways through a skeleton, then of its branches."""
+def _ways(skeleton: np.ndarray, distance: np.ndarray) -> list[np.ndarray]:
+    """Pixels (n, 2), x and y, of the longest of all shortest ways through a skeleton, then of its branches.
+
+    distance: (h, w), to the border. A branch no longer than the shape is wide there is a dent of its outline.
+    """
     rows, columns = np.nonzero(skeleton)
     graph = _graph(skeleton, rows, columns)
     first = int(dijkstra(graph, indices=0).argmax())
@@ -219,7 +225,7 @@ def _ways(skeleton: np.ndarray) -> list[np.ndarray]:
             seen[node] = True
             way.append(node)
             node = int(before[node])
-        if len(way) > 1 or not found:
+        if way and (not found or len(way) > max(1, 2 * distance[rows[way[-1]], columns[way[-1]]])):
             found.append(pixels[way[::-1]])
         if len(found) > MOST_BRANCHES:
             break

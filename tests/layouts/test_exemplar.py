@@ -253,20 +253,34 @@ class TestElsewhere:
             pasted[outside], ValueRange.of(background).to_float(cut(background, crop))[outside]
         )
 
+    @pytest.mark.parametrize("offset", [0, 30_000])
     @pytest.mark.parametrize("lesion", [1800, 300])
-    def test_a_16_bit_defect_may_be_brighter_or_darker_than_all_of_the_background(self, lesion):
+    def test_a_16_bit_defect_may_be_brighter_or_darker_than_all_of_the_background(self, lesion, offset):
         """Tissue is 1,000 in both pictures: what is drawn is as bright as the lesion was, up to the feathered rim."""
         tissue = np.random.default_rng(0).integers(950, 1050, (2, 90, 120, 1)).astype(np.uint16)
         foreground = ellipse()
         tissue[0][foreground] = lesion
-        tissue[:, 0, 0] = 0
+        tissue += offset
         own = Exemplar(tissue[0], foreground, "tile", "dent", SOURCE)
         instance = instance_of(foreground, warp_to=SOURCE)
         crop = crop_around(instance.bbox, image_size=(90, 120))
         image = tissue[1].copy()
         drawn = ExemplarBank([own]).warped_into(tissue[1], instance, crop, category="tile", seed=0)
         paste(image, drawn, crop, instance_mask(instance, crop), values=ValueRange.of(tissue[1]))
-        assert np.median(image[foreground]) == pytest.approx(lesion, rel=0.06)
+        assert np.median(image[foreground]) - offset == pytest.approx(lesion, rel=0.06)
+
+    def test_a_16_bit_defect_is_never_brighter_than_any_of_the_two_pictures(self):
+        """Saturated at a camera's 4,095, on a surface nearly twice as bright."""
+        foreground = ellipse()
+        image = np.full((90, 120, 1), 1000, np.uint16)
+        image[foreground] = 4095
+        background = np.full((90, 120, 1), 1800, np.uint16)
+        instance = instance_of(foreground, warp_to=SOURCE)
+        crop = crop_around(instance.bbox, image_size=(90, 120))
+        bank = ExemplarBank([Exemplar(image, foreground, "tile", "dent", SOURCE)])
+        drawn = bank.warped_into(background, instance, crop, category="tile", seed=0)
+        paste(background, drawn, crop, instance_mask(instance, crop), values=ValueRange.of(background))
+        assert background.max() == 4095
 
 
 def of_axes(longer: int, shorter: int, *, angle: float) -> Exemplar:

@@ -30,7 +30,7 @@ def bar(x0=20, x1=220, y=60, *, width=5) -> np.ndarray:
 def comb(teeth: int) -> np.ndarray:
     """A bar with short teeth."""
     mask = np.pad(bar(20, 20 + 5 * teeth, width=1), ((0, 0), (0, 100)))
-    mask[61:66, 22 : 22 + 5 * teeth : 5] = True
+    mask[61:68, 22 : 22 + 5 * teeth : 5] = True
     return mask
 
 
@@ -104,6 +104,23 @@ class TestWhatIsNoLine:
     def test_it_has_none(self, mask):
         assert CentreLine.of(mask) is None
 
+    @pytest.mark.parametrize("length", [200, 1500])
+    def test_a_ragged_outline_has_no_branches(self, length):
+        """Half a pixel of an annotator's jitter on either side, column by column."""
+        rng = np.random.default_rng(0)
+        low, high = (np.rint(20 + side * 4 + rng.normal(0, 0.7, length)) for side in (-1, 1))
+        rows = np.arange(40)[:, None]
+        line = line_of((rows >= low) & (rows <= high))
+        assert line.length == pytest.approx(length, rel=0.05)
+        assert len(line.points) - line.trunk < 0.05 * length
+
+    def test_branches_make_a_line_no_wider(self):
+        fork = np.zeros((200, 240), bool)
+        fork[96:104, 10:230] = True
+        for x in range(30, 220, 40):
+            fork[20:180, x : x + 8] = True
+        assert CentreLine.of(fork) is not None
+
     def test_a_comb_of_few_teeth_is_a_line_with_branches(self):
         assert line_of(comb(20)).trunk < len(line_of(comb(20)).points)
 
@@ -156,6 +173,21 @@ class TestLaying:
             found = laid_along(line, real, np.column_stack([x, y]).astype(float))
             assert np.isfinite(found).all()
             assert (np.abs(found - [120, 60]) < [115, 15]).all()
+
+
+def test_a_line_walked_to_and_fro_has_no_gaps():
+    """A crack of 80 pixels, annotated 3 pixels wider all round, on a drawn bar of 380."""
+    image = np.full((60, 200, 1), 150, np.uint8)
+    image[29:32, 100:180] = 30
+    marked = np.zeros((60, 200), bool)
+    marked[26:35, 97:183] = True
+    bank = ExemplarBank([Exemplar(image, marked, "tile", "crack", "1_mask.png")])
+    drawn = Instance(1, "crack", np.ones((9, 380), bool), 10, 26, warp=None)
+    background = np.full((60, 400, 1), 150, np.uint8)
+    crop = crop_around(drawn.bbox, image_size=background.shape[:2])
+    pasted = bank.warped_into(background, drawn, crop, category="tile", seed=0)[..., 0]
+    middle = pasted[30 - crop.top, 30 - crop.left : 370 - crop.left]
+    assert (middle < 90 * 2 / 255 - 1).all()
 
 
 def test_a_real_crack_follows_every_bend_of_a_drawn_one():
